@@ -1,0 +1,141 @@
+"""What a store must do: run the rules on its accounts inside one durable transaction, and remember every entry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from bursar.clock import Instant
+from bursar.ledger.account import Account, Amounts, Answer, HoldState, Operation
+
+
+class LedgerUnavailableError(Exception):
+    """The ledger cannot write now, or this worker was fenced; the caller answers 503 and sends nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One append-only line of the ledger."""
+
+    seq: int
+    at: Instant
+    kind: str
+    """`open`, `authorize`, `capture`, `void`, `expire`, `adjust`, `limit`, `state`, `quarantine`, `clear`."""
+    call_id: str
+    worker: str
+    usd: int
+    calls: int
+    tokens: int
+    accounts: tuple[str, ...]
+    detail: dict[str, object]
+    """Everything else that a replay needs, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRow:
+    """A hold as the books remember it."""
+
+    call_id: str
+    worker: str
+    state: HoldState
+    accounts: tuple[str, ...]
+    held: Amounts
+    captured: Amounts
+    overrun: Amounts
+    output_tokens: int
+    model: str
+    upstream: str
+    opened_at: Instant
+    settled_at: Instant | None
+    basis: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as people see it."""
+
+    run: str
+    owner: str
+    label: str
+    opened_at: Instant
+    accounts: tuple[Account, ...]
+    calls_open: int
+    calls_refused: int
+
+
+class Store(Protocol):
+    """One ledger database, as one worker process sees it.
+
+    `submit` is the only way to change a balance. Operations that arrive while a transaction commits go together into
+    the next one, in the order of their arrival. It returns after the commit is durable, or raises
+    LedgerUnavailableError, in which case the operation may or may not have happened and is resolved by replaying it.
+    """
+
+    worker: str
+    """The identity under which this process lives; its lock dies with it."""
+
+    async def submit(self, operation: Operation) -> Answer: ...
+
+    async def start(self) -> None:
+        """Open the database, run the migrations, take the liveness lock of a fresh worker id."""
+        ...
+
+    async def close(self) -> None:
+        """Drain what was submitted, then release the liveness lock."""
+        ...
+
+    async def dead_workers(self) -> tuple[str, ...]:
+        """Give the workers that have open holds and whose liveness lock nobody has."""
+        ...
+
+    async def accounts(self, scope: str | None = None) -> tuple[Account, ...]: ...
+
+    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]: ...
+
+    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]: ...
+
+    async def hold(self, call_id: str) -> HoldRow | None: ...
+
+    def entries(self, after_seq: int = 0) -> AsyncIterator[Entry]: ...
+
+    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
+        """Remember a key by the SHA-256 of its secret; `run` is the run that a run key is bound to, or empty."""
+        ...
+
+    async def find_key(self, digest: str) -> KeyRow | None: ...
+
+    async def keys(self) -> tuple[KeyRow, ...]: ...
+
+    async def revoke_key(self, name: str) -> int:
+        """Revoke every key of this name; give how many there were."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """A key as the books remember it: never its secret."""
+
+    name: str
+    digest: str
+    run: str
+    limits_json: str
+    created_at: Instant
+    revoked_at: Instant | None
+
+
+def batches(operations: list[Operation], size_max: int) -> Iterator[list[Operation]]:
+    """Cut a queue into batches of at most `size_max`, in order, none with two operations of one call."""
+    batch: list[Operation] = []
+    seen: set[str] = set()
+    for operation in operations:
+        call_id: str = getattr(operation, "call_id", "")
+        if batch and (len(batch) == size_max or call_id in seen):
+            yield batch
+            batch, seen = [], set()
+        batch.append(operation)
+        if call_id:
+            seen.add(call_id)
+    if batch:
+        yield batch
