@@ -77,6 +77,14 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """The HTTP head that goes upstream with the call: path with query, and the headers that are passed on."""
+
+    target: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One bounded request to one model."""
 
@@ -94,6 +102,8 @@ class Call:
     """Whether the client itself asked for the usage chunk of a stream (else it is asked for, and dropped)."""
     client_names: tuple[str, ...] = field(default=())
     """Session names that the body carries, most trusted first; labels for a run, never the holder of a budget."""
+    head: Head = Head()
+    """Set by the edge."""
 
 
 @dataclass(frozen=True, slots=True)
