@@ -17,7 +17,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The request body as the client sent it, and where its top-level members are, so that edits leave the rest alone."""
+    """The request body as the client sent it, and where its top-level members are, so that edits leave the rest be."""
 
     text: str
     members: dict[str, Member]
@@ -37,7 +37,7 @@ class Input:
     """What the gateway can see of the input; pricing turns it into an upper bound in tokens."""
 
     text_bytes: int
-    """UTF-8 bytes of the body's JSON with media taken out and escapes undone; at least the bytes of all visible text."""
+    """UTF-8 bytes of the body's JSON, media taken out and escapes undone; at least the bytes of all visible text."""
     is_ascii: bool
     """Whether that text is ASCII only."""
     nfc_bytes: int

@@ -19,7 +19,7 @@ from bursar.pricing.rates import Unpriced
 from bursar.upstream.client import NotSentError, Reply, UnansweredError, Upstream
 from bursar.upstream.providers import Endpoint
 
-# A reply that is not a stream is kept until its cost is known, so that its headers can say so; a longer one is passed on.
+# A reply that is no stream is kept until its cost is known, so that its headers can say so; a longer one is passed on.
 KEPT_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -46,15 +46,21 @@ class Client(Protocol):
         """When the client leaves, bound the rest of the reading by this many seconds."""
         ...
 
-    async def refuse(self, refusal: Unpriced | Denied | Failure) -> None: ...
+    async def refuse(self, refusal: Unpriced | Denied | Failure) -> None:
+        """Answer with an error in the shape of the client's dialect."""
+        ...
 
     async def start(self, reply: Reply, hold: OpenHold) -> None:
         """Send the head of the reply, with what is known of the cost."""
         ...
 
-    async def write(self, chunk: bytes) -> None: ...
+    async def write(self, chunk: bytes) -> None:
+        """Pass bytes on; waits while the client is slow."""
+        ...
 
-    async def end(self, chunk: bytes) -> None: ...
+    async def end(self, chunk: bytes) -> None:
+        """Pass the last bytes on and end the reply."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +102,19 @@ async def _pay(hold: OpenHold, dialect: Dialect, gate: Gate, client: Client) -> 
         hold.presume(str(error))
         return await client.refuse(Failure(502, "upstream_silent", f"{error}; charged as if it had answered in full"))
     async with reply:
-        endpoint = gate.endpoints[call.upstream]
         meter = dialect.meter(call, reply.status, reply.content_type)
-        await _relay(reply, hold, meter, endpoint, gate.read_on_seconds_max, client)
+        await _relay(reply, hold, meter, gate, client)
 
 
-async def _relay(
-    reply: Reply, hold: OpenHold, meter: Meter, endpoint: Endpoint, read_on_seconds_max: float, client: Client
-) -> None:
-    """Pass the reply on while metering it, settle the hold, and only then end the reply."""
+async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client: Client) -> None:
+    """Pass the reply on while metering it, say what the hold becomes, and only then end the reply."""
+    endpoint = gate.endpoints[hold.quote.call.upstream]
     kept = bytearray()
     has_started = reply.is_stream
     broken = ""
     try:
         async with asyncio.timeout(endpoint.total_seconds_max) as deadline:
-            client.on_leave(deadline, read_on_seconds_max)
+            client.on_leave(deadline, gate.read_on_seconds_max)
             if has_started:
                 await client.start(reply, hold)
             async for chunk in reply.chunks():

@@ -1,0 +1,124 @@
+"""Who is calling: a secret becomes a caller, and only its digest is ever kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bursar.call import Refused
+from bursar.ledger.account import Limits
+from bursar.ledger.store import KeyRow, Store
+
+SECRET_CHARACTERS_MAX = 512
+_SECRET_BYTES = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The holder of a key."""
+
+    key: str
+    run: str
+    """The run that a run key is bound to, or empty."""
+    template: Limits
+    """What a new run of this key is opened with."""
+    models: tuple[str, ...] = ("*",)
+    """Globs of the models that the key may call."""
+    runs_per_hour_max: int | None = None
+
+    @property
+    def scope(self) -> str:
+        """Give the scope of the key's own accounts."""
+        return f"key:{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """What the configuration says about a key beyond its secret."""
+
+    models: tuple[str, ...] = ("*",)
+    runs_per_hour_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorized:
+    """No key, or one that is unknown or revoked."""
+
+    message: str
+    status: int = 401
+    code: str = "invalid_key"
+
+
+def new_secret() -> str:
+    """Make a key's secret: 240 random bits."""
+    return f"bursar-{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def new_run_secret() -> str:
+    """Make a run key's secret: 240 random bits."""
+    return f"bursar-run-{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def digest(secret: str) -> str:
+    """Give the hex SHA-256 under which a secret is known; its 240 random bits need no salt."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def template_to_json(limits: Limits) -> str:
+    """Write a run template as the books keep it."""
+    return json.dumps({"usd": limits.usd, "calls": limits.calls, "tokens": limits.tokens})
+
+
+def template_from_json(text: str) -> Limits:
+    """Read a run template from the books."""
+    return Limits(**json.loads(text)) if text else Limits()
+
+
+@dataclass(slots=True)
+class Callers:
+    """Finds the caller behind a request; asks the books every time, so that a revoked key is gone at once."""
+
+    store: Store
+    rules: Mapping[str, KeyRules] = field(default_factory=dict)
+
+    async def identify(self, headers: Mapping[str, str]) -> Caller | Unauthorized:
+        """Take the key from `Authorization: Bearer` or `x-api-key`; two different keys are refused."""
+        secret = _secret(headers)
+        if isinstance(secret, Unauthorized):
+            return secret
+        row = await self.store.find_key(digest(secret))
+        if row is None or row.revoked_at is not None:
+            return Unauthorized("this key is unknown or revoked; make one with `bursar keys create NAME`")
+        return self._caller(row)
+
+    def _caller(self, row: KeyRow) -> Caller:
+        rules = self.rules.get(row.name, KeyRules())
+        return Caller(
+            key=row.name,
+            run=row.run,
+            template=template_from_json(row.limits_json),
+            models=rules.models,
+            runs_per_hour_max=rules.runs_per_hour_max,
+        )
+
+
+def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    plain = headers.get("x-api-key", "").strip()
+    if bearer and plain and bearer != plain:
+        return Unauthorized("the headers authorization and x-api-key carry two different keys; send one")
+    secret = bearer or plain
+    if not secret:
+        return Unauthorized("no key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")
+    if len(secret) > SECRET_CHARACTERS_MAX or not secret.isascii():
+        return Unauthorized("this key is unknown or revoked")
+    return secret
+
+
+def refused_model(caller: Caller, model: str) -> Refused:
+    """Say that the key may not call this model."""
+    return Refused(403, "model_not_allowed", f"key {caller.key} may not call {model}; it may call {', '.join(caller.models)}")
