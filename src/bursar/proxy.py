@@ -46,6 +46,10 @@ class Client(Protocol):
         """When the client leaves, bound the rest of the reading by this many seconds."""
         ...
 
+    def granted(self, hold: OpenHold) -> None:
+        """Note the hold that pays for this call."""
+        ...
+
     async def refuse(self, refusal: Unpriced | Denied | Failure) -> None:
         """Answer with an error in the shape of the client's dialect."""
         ...
@@ -93,6 +97,7 @@ async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client) -> Non
 
 async def _pay(hold: OpenHold, dialect: Dialect, gate: Gate, client: Client) -> None:
     call = hold.quote.call
+    client.granted(hold)
     try:
         reply = await gate.upstream.send(hold)
     except NotSentError as error:

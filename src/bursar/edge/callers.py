@@ -6,13 +6,15 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bursar.call import Refused
 from bursar.ledger.account import Limits
 from bursar.ledger.store import KeyRow, Store
 
 SECRET_CHARACTERS_MAX = 512
+RUNS_PER_HOUR_MAX = 100
+"""How many runs a key may open within an hour when nothing else is said."""
 _SECRET_BYTES = 30
 
 
@@ -33,14 +35,6 @@ class Caller:
     def scope(self) -> str:
         """Give the scope of the key's own accounts."""
         return f"key:{self.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRules:
-    """What the configuration says about a key beyond its secret."""
-
-    models: tuple[str, ...] = ("*",)
-    runs_per_hour_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +76,32 @@ class Callers:
     """Finds the caller behind a request; asks the books every time, so that a revoked key is gone at once."""
 
     store: Store
-    rules: Mapping[str, KeyRules] = field(default_factory=dict)
+    declared: Mapping[str, Caller]
+    """Keys of the settings by the digest of their secret; they live and die with the settings."""
+    rules: Mapping[str, Caller]
+    """The same by name: a run key takes over what its key may do."""
 
     async def identify(self, headers: Mapping[str, str]) -> Caller | Unauthorized:
         """Take the key from `Authorization: Bearer` or `x-api-key`; two different keys are refused."""
         secret = _secret(headers)
         if isinstance(secret, Unauthorized):
             return secret
-        row = await self.store.find_key(digest(secret))
+        wanted = digest(secret)
+        if caller := self.declared.get(wanted):
+            return caller
+        row = await self.store.find_key(wanted)
         if row is None or row.revoked_at is not None:
             return Unauthorized("this key is unknown or revoked; make one with `bursar keys create NAME`")
         return self._caller(row)
 
     def _caller(self, row: KeyRow) -> Caller:
-        rules = self.rules.get(row.name, KeyRules())
+        rules = self.rules.get(row.name)
         return Caller(
             key=row.name,
             run=row.run,
             template=template_from_json(row.limits_json),
-            models=rules.models,
-            runs_per_hour_max=rules.runs_per_hour_max,
+            models=rules.models if rules else ("*",),
+            runs_per_hour_max=rules.runs_per_hour_max if rules else RUNS_PER_HOUR_MAX,
         )
 
 
@@ -121,4 +121,6 @@ def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
 
 def refused_model(caller: Caller, model: str) -> Refused:
     """Say that the key may not call this model."""
-    return Refused(403, "model_not_allowed", f"key {caller.key} may not call {model}; it may call {', '.join(caller.models)}")
+    return Refused(
+        403, "model_not_allowed", f"key {caller.key} may not call {model}; it may call {', '.join(caller.models)}"
+    )

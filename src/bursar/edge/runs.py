@@ -33,7 +33,9 @@ SESSION_HEADERS = (
 _OWNERS_MAX = 65_536
 
 
-def name(caller: Caller, in_path: str, headers: Mapping[str, str], in_body: tuple[str, ...], now: Instant) -> str | Refused:
+def name(
+    caller: Caller, in_path: str, headers: Mapping[str, str], in_body: tuple[str, ...], now: Instant
+) -> str | Refused:
     """Give the run's name by first match: run key, path, `x-bursar-run`, known headers, body, else key and day."""
     if caller.run:
         return caller.run
@@ -49,7 +51,7 @@ def name(caller: Caller, in_path: str, headers: Mapping[str, str], in_body: tupl
         if RUN_NAME.fullmatch(value):
             return value
     day = datetime.datetime.fromtimestamp(now // SECOND, datetime.UTC).date().isoformat()
-    return f"{caller.key}-{day}"
+    return f"{caller.key}@{day}"  # no client can send an "@", so nobody can take this name first
 
 
 def _bad_name(what: str) -> Refused:
@@ -73,7 +75,7 @@ class Runs:
     store: Store
     _owners: dict[str, str] = field(default_factory=dict)
 
-    async def admit(self, caller: Caller, run: str) -> None | Taken | TooManyRuns:
+    async def admit(self, caller: Caller, run: str) -> Taken | TooManyRuns | None:
         """Make sure that the run exists and is the caller's; raises LedgerUnavailableError.
 
         A run key's run was opened before the key was made and is never opened here: if its accounts are gone, the

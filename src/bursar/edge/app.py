@@ -1,0 +1,279 @@
+"""The gateway: from an HTTP request to the money path, and nothing else that reaches a provider."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bursar.call import Call, Head, Refused
+from bursar.clock import SystemClock
+from bursar.dialects.protocol import Dialect, Request
+from bursar.dialects.table import Route, find
+from bursar.edge import refusals
+from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
+from bursar.edge.callers import Caller, Callers, Unauthorized, refused_model
+from bursar.edge.runs import Runs
+from bursar.edge.runs import name as run_name
+from bursar.edge.wiring import Parts, wire
+from bursar.events import EventBus
+from bursar.ledger.reaper import reap
+from bursar.ledger.store import LedgerUnavailableError, Store
+from bursar.proxy import proxy
+from bursar.settings import Settings, load
+from bursar.stores import open_store
+
+_log = logging.getLogger("bursar")
+
+TARGET_BYTES_MAX = 8_192
+# A header that decides about money or identity and occurs twice could be read one way here and another way upstream.
+_REPEATABLE = frozenset(
+    {"accept", "accept-encoding", "accept-language", "via", "forwarded", "x-forwarded-for", "cookie"}
+)
+
+# What is passed on to the provider. Anything else stays here, so that no header can switch on what nobody priced.
+_PASSED = frozenset({"accept", "user-agent", "originator", "traceparent", "tracestate", "x-app", "x-client-request-id"})
+_PASSED_PREFIXES = ("anthropic-", "openai-", "x-stainless-", "x-claude-code-", "x-codex-")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a path points: a route of the table, for an upstream, in the run that the path names (or none)."""
+
+    route: Route
+    upstream: str
+    run: str
+
+
+class Gateway:
+    """An ASGI application; one per worker process."""
+
+    def __init__(self, settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> None:
+        self.events = EventBus()
+        self.store = store
+        self._settings = settings
+        self._parts: Parts = wire(settings, store, provider_keys)
+        self._callers = Callers(store, self._parts.declared, self._parts.rules)
+        self._runs = Runs(store)
+        self._clock = SystemClock()
+        self._reaper: asyncio.Task[None] | None = None
+
+    # ---- life -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the ledger, the price book and the connection pool; raises what keeps them shut."""
+        await self.store.start()
+        for opening in self._parts.openings:
+            await self.store.submit(opening)
+        await self._parts.gate.upstream.start()
+        await asyncio.to_thread(self._parts.book.load)
+        self._reaper = asyncio.create_task(reap(self.store))
+
+    async def stop(self) -> None:
+        """Write every settlement, then close."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+        await self._parts.gate.ledger.drain()
+        await self._parts.gate.upstream.close()
+        await self.store.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event of the server: its life, or one HTTP request."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:  # the server must hear of any failure, or it would serve without a ledger
+            _log.exception("cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # ---- requests ---------------------------------------------------------------------------------------------------
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers, repeated = _headers(scope["headers"])
+        exchange = Exchange(headers, receive, send)
+        try:
+            target = self._target(scope)
+            if target is None or scope["method"] != "POST":
+                await self._not_a_call(scope, exchange)
+            elif repeated:
+                message = f"the header {repeated} occurs more than once"
+                await self._refuse(exchange, target.route.dialect, Refused(400, "unreadable", message))
+            else:
+                await self._call(scope, exchange, target)
+        except ClientLeftError:
+            pass
+
+    def _target(self, scope: Scope) -> Target | None:
+        """Find the route by the path as it was sent: no decoding, no normalising, no matching by suffix."""
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        try:
+            path = raw.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        run = ""
+        if path.startswith("/r/"):
+            run, slash, rest = path[3:].partition("/")
+            path = slash + rest
+            if not run:
+                return None
+        route = find(path)
+        upstream = ""
+        if route is None:
+            upstream, slash, rest = path[1:].partition("/")
+            route = find(slash + rest) if upstream in self._settings.upstreams else None
+        return None if route is None else Target(route, upstream or route.upstream, run)
+
+    async def _not_a_call(self, scope: Scope, exchange: Exchange) -> None:
+        path, method = scope["path"], scope["method"]
+        if exchange.headers.get("upgrade", "").lower() == "websocket":
+            message = "bursar: WebSockets are not metered; use HTTP"
+            await exchange.answer_json(426, _plain_error("unmetered", message), (("upgrade", "HTTP/1.1"),))
+        elif method in ("GET", "HEAD") and path == "/livez":
+            await exchange.answer_json(200, {"status": "ok"})
+        elif method in ("GET", "HEAD") and path == "/readyz":
+            await self._readyz(exchange)
+        elif method == "HEAD" and path == "/":
+            await exchange.answer(200, b"", "text/plain")  # clients probe whether somebody is there
+        else:
+            message = f"bursar: {method} {path} is not metered here, so it is not passed on"
+            await exchange.answer_json(404, _plain_error("unmetered", message), (("x-should-retry", "false"),))
+
+    async def _readyz(self, exchange: Exchange) -> None:
+        try:
+            await self.store.ping()
+        except LedgerUnavailableError as error:
+            await exchange.answer_json(503, {"status": "ledger unavailable", "why": str(error)})
+        else:
+            await exchange.answer_json(200, {"status": "ok"})
+
+    async def _call(self, scope: Scope, exchange: Exchange, target: Target) -> None:
+        dialect = target.route.dialect
+        try:
+            caller = await self._callers.identify(exchange.headers)
+            if isinstance(caller, Unauthorized):
+                await self._refuse(exchange, dialect, caller)
+                return
+            call = await self._read(scope, exchange, target, caller)
+            if isinstance(call, Refused):
+                await self._refuse(exchange, dialect, call)
+                return
+            run = run_name(caller, target.run, exchange.headers, call.client_names, self._clock.now())
+            if isinstance(run, Refused):
+                await self._refuse(exchange, dialect, run)
+                return
+            await self._pay(call, dialect, exchange, caller, run)
+        except LedgerUnavailableError as error:
+            _log.warning("ledger unavailable: %s", error)
+            await self._send(exchange, dialect, refusals.ledger_unavailable(""))
+        except ClientLeftError:
+            raise
+        except Exception:
+            # The hold, if there was one, has settled itself on the way out; the client must not wait for nothing.
+            _log.exception("a call failed in the gateway")
+            failure = refusals.Answer(500, "internal", "bursar: internal error, see the gateway's log", {}, ())
+            await self._send(exchange, dialect, failure)
+
+    async def _read(self, scope: Scope, exchange: Exchange, target: Target, caller: Caller) -> Call | Refused:
+        headers = exchange.headers
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            return Refused(415, "unreadable", "the body is compressed; send it plain")
+        upstream = self._settings.upstreams[target.upstream]
+        if upstream.dialect != target.route.upstream:
+            return Refused(404, "unmetered", f"the upstream {target.upstream} does not speak this dialect")
+        problem = self._parts.missing_keys.get(target.upstream)
+        if problem:
+            return Refused(400, "no_provider_key", problem)
+        body = await exchange.read_body(self._settings.server.body_bytes_max)
+        if isinstance(body, Refused):
+            return body
+        query: bytes = scope.get("query_string", b"")
+        sent_to = target.route.path + (f"?{query.decode('ascii', 'replace')}" if query else "")
+        if len(sent_to) > TARGET_BYTES_MAX:
+            return Refused(414, "unreadable", f"the path is longer than {TARGET_BYTES_MAX} bytes")
+        quirks = self._parts.gate.endpoints[target.upstream].quirks
+        call = target.route.dialect.parse(Request(target.upstream, target.route.path, headers, body, quirks))
+        if isinstance(call, Refused):
+            return call
+        if not any(fnmatch.fnmatchcase(call.model, allowed) for allowed in caller.models):
+            return refused_model(caller, call.model)
+        return replace(call, head=Head(sent_to, _passed(headers)))
+
+    async def _pay(self, call: Call, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
+        client = HttpClient(
+            exchange=exchange,
+            dialect=dialect,
+            events=self.events,
+            call_id=f"c-{secrets.token_hex(12)}",
+            run=run,
+            key=caller.key,
+            scopes=(f"run:{run}", caller.scope),
+            refusal_status=self._parts.refusal_status,
+        )
+        try:
+            taken = await self._runs.admit(caller, run)
+            if taken is not None:
+                await client.refuse(taken)
+            else:
+                await proxy(call, dialect, self._parts.gate, client)
+        finally:
+            client.done()
+
+    async def _refuse(self, exchange: Exchange, dialect: Dialect, refusal: Refused | Unauthorized) -> None:
+        user_agent = exchange.headers.get("user-agent", "")
+        await self._send(exchange, dialect, refusals.answer(refusal, "", user_agent, self._parts.refusal_status))
+
+    async def _send(self, exchange: Exchange, dialect: Dialect, answer: refusals.Answer) -> None:
+        if not exchange.has_started:
+            body = dialect.error(answer.status, answer.code, answer.message, answer.details)
+            await exchange.answer(answer.status, body, "application/json", answer.headers)
+
+
+def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
+    """Give the headers by lower-case name, and the first name that must not but does occur twice."""
+    headers: dict[str, str] = {}
+    repeated = ""
+    for name_bytes, value in raw:
+        name = name_bytes.decode("latin-1")
+        if name in headers and name not in _REPEATABLE:
+            repeated = repeated or name
+        headers[name] = value.decode("latin-1")
+    return headers, repeated
+
+
+def _passed(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, value) for name, value in headers.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)
+    )
+
+
+def _plain_error(code: str, message: str) -> dict[str, object]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
+
+
+def create_app(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> Gateway:
+    """Make the gateway; `provider_keys` are the upstreams' secrets by upstream name."""
+    return Gateway(settings, store, provider_keys)
+
+
+def from_environment() -> Gateway:
+    """Make the gateway of a worker process from BURSAR_CONFIG and BURSAR_LEDGER."""
+    config = os.environ.get("BURSAR_CONFIG", "")
+    settings = load(Path(config) if config else None)
+    store = open_store(os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url)
+    return create_app(settings, store, settings.provider_keys(os.environ))

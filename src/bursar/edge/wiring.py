@@ -1,0 +1,131 @@
+"""From settings to the parts of a gateway; the one place where they are put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bursar.clock import SystemClock
+from bursar.dialects.protocol import Quirks
+from bursar.dialects.table import DIALECTS
+from bursar.edge import refusals
+from bursar.edge.callers import Caller, digest
+from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
+from bursar.ledger.hold import Ledger
+from bursar.ledger.store import Store
+from bursar.pricing.book import Book, OwnModel
+from bursar.pricing.quote import OutputPolicy
+from bursar.proxy import Gate
+from bursar.settings import Settings, UpstreamSettings
+from bursar.upstream.client import Upstream
+from bursar.upstream.providers import PROVIDERS, Endpoint
+
+LOCAL_KEY = "local"
+"""The key that `bursar run` opens its runs with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a gateway is made of."""
+
+    gate: Gate
+    book: Book
+    declared: Mapping[str, Caller]
+    """The keys of the settings, by the digest of their secret."""
+    rules: Mapping[str, Caller]
+    """The keys of the settings, by name."""
+    openings: tuple[Operation, ...]
+    """What makes the ledger know the declared keys and their limits."""
+    missing_keys: Mapping[str, str]
+    """For each upstream whose secret is not set: what to do about it."""
+    refusal_status: int
+
+
+def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> Parts:
+    """Put a gateway together; `provider_keys` are the upstreams' secrets by upstream name."""
+    endpoints = {
+        name: _endpoint(name, upstream, settings, provider_keys) for name, upstream in settings.upstreams.items()
+    }
+    book = Book(
+        own_models={name: OwnModel(**model.model_dump()) for name, model in settings.models.items()},
+        provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
+    )
+    gate = Gate(
+        book=book,
+        ledger=Ledger(store, settings.policy.wait_seconds_max),
+        upstream=Upstream(endpoints, DIALECTS),
+        endpoints=endpoints,
+        policy=OutputPolicy(
+            tokens_default=settings.policy.output_tokens_default,
+            tokens_floor=settings.policy.output_tokens_floor,
+            tokens_comfort=settings.policy.output_tokens_comfort,
+            clamps=settings.policy.near_cap == "clamp",
+        ),
+        clock=SystemClock(),
+        read_on_seconds_max=settings.policy.read_on_seconds_max,
+    )
+    rules = {name: _declared_caller(name, settings) for name in settings.keys}
+    fixed_status = settings.policy.refusal_status
+    return Parts(
+        gate=gate,
+        book=book,
+        declared=_by_digest(rules, settings),
+        rules=rules,
+        openings=_openings(settings),
+        missing_keys={
+            name: f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
+            for name, upstream in settings.upstreams.items()
+            if upstream.key_env and not provider_keys.get(name)
+        },
+        refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
+    )
+
+
+def _endpoint(name: str, upstream: UpstreamSettings, settings: Settings, provider_keys: Mapping[str, str]) -> Endpoint:
+    return Endpoint(
+        name=name,
+        base_url=upstream.base_url.rstrip("/"),
+        secret=provider_keys.get(name, ""),
+        provider=PROVIDERS[upstream.dialect],
+        quirks=Quirks(
+            output_field=upstream.output_field,
+            takes_stream_options=upstream.takes_stream_options,
+            takes_service_tier=bool(upstream.takes_service_tier),
+            allow_fields=frozenset(settings.policy.allow_fields),
+        ),
+        connect_seconds_max=upstream.connect_seconds_max,
+        idle_seconds_max=upstream.idle_seconds_max,
+        total_seconds_max=upstream.total_seconds_max,
+    )
+
+
+def _declared_caller(name: str, settings: Settings) -> Caller:
+    key = settings.keys[name]
+    return Caller(
+        key=name,
+        run="",
+        template=settings.run_template(name).limits,
+        models=key.models,
+        runs_per_hour_max=key.runs_per_hour_max,
+    )
+
+
+def _by_digest(rules: Mapping[str, Caller], settings: Settings) -> dict[str, Caller]:
+    found: dict[str, Caller] = {}
+    for name, caller in rules.items():
+        secret = os.environ.get(settings.keys[name].key_env, "") if settings.keys[name].key_env else ""
+        if secret:
+            found[digest(secret)] = caller
+    return found
+
+
+def _openings(settings: Settings) -> tuple[Operation, ...]:
+    """A declared key has the declared limits, whatever it was opened with before."""
+    operations: list[Operation] = [OpenScope(scope=f"key:{LOCAL_KEY}", owner="", limits=Limits())]
+    for name, key in settings.keys.items():
+        scope = f"key:{name}"
+        operations.append(OpenScope(scope=scope, owner="", limits=key.limits))
+        operations.append(SetLimit(scope=scope, unit=Unit.USD, limit=key.limits.usd))
+        operations.append(SetLimit(scope=scope, unit=Unit.CALLS, limit=key.limits.calls))
+    return tuple(operations)
