@@ -61,7 +61,9 @@ class Dialect(Protocol):
         """Give the body to send: the client's bytes with only the bounding and metering fields set."""
         ...
 
-    def meter(self, call: Call, status: int, content_type: str) -> Meter: ...
+    def meter(self, call: Call, status: int, content_type: str) -> Meter:
+        """Give the meter for one reply."""
+        ...
 
     def error(self, status: int, code: str, message: str, details: Mapping[str, object]) -> bytes:
         """Give an error body in the dialect's own shape, with `details` in it under the key `bursar`."""
