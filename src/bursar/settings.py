@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +23,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import Url
 
 from bursar.ledger.account import Limits
 from bursar.money import Money, MoneyError
@@ -361,16 +361,15 @@ def absolute_url(url: str, folder: Path) -> str:
 
 def _url_trouble(url: str, insecure: bool) -> str:
     try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError as error:
-        return f"is not a URL: {error}"
-    if parts.scheme not in {"https", "http"} or not host or re.search(r"[\s\x00-\x1f]", url):
+        parts = Url(url)
+    except ValueError:
         return "is not a URL such as https://api.example.com"
-    if parts.username is not None or parts.query or parts.fragment:
+    # A URL that is read leniently could be read in another way by the HTTP client.
+    if parts.scheme not in {"https", "http"} or not parts.host or not re.fullmatch(r"https?://[!-~]+", url):
+        return "is not a URL such as https://api.example.com"
+    if "@" in url or "?" in url or "#" in url:
         return "must not carry a user, a query or a fragment; a key goes into the variable that key_env names"
-    if parts.scheme == "http" and not (insecure or _is_private(host)):
+    if parts.scheme == "http" and not (insecure or _is_private(parts.host.strip("[]"))):
         return "sends keys and prompts in the clear; use https, or say insecure = true"
     return ""
 
