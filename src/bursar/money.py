@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANODOLLARS_PER_USD = 1_000_000_000
 PICODOLLARS_PER_NANODOLLAR = 1_000
 # Rates are published in USD per million tokens; one of those is a microdollar per token.
 PICODOLLARS_PER_TOKEN_AT_ONE_USD_PER_MILLION = 1_000_000
+# Far above any published price; a typing mistake above it is refused.
+USD_PER_MILLION_TOKENS_MAX = 1_000_000
 # Both stores keep amounts in a signed 64-bit integer.
 NANODOLLARS_MAX = 2**63 - 1
 
@@ -62,6 +64,24 @@ class Rate:
     """What one token costs, in picodollars (1e-12 USD)."""
 
     picodollars: int
+
+    @classmethod
+    def from_usd_per_million(cls, price: Decimal | str) -> Rate:
+        """Read a published price, in USD per million tokens; rounds up to a picodollar, raises MoneyError."""
+        try:
+            usd = Decimal(price.strip().removeprefix("$")) if isinstance(price, str) else price
+        except InvalidOperation:
+            raise MoneyError(f"{price!r} is not a price in USD per million tokens; write for example 1.25") from None
+        if not usd.is_finite() or usd < 0:
+            raise MoneyError(f"{price!r} is not a price in USD per million tokens of zero or more")
+        if usd > USD_PER_MILLION_TOKENS_MAX:
+            raise MoneyError(f"{price!r} is more than {USD_PER_MILLION_TOKENS_MAX} USD per million tokens")
+        picodollars = usd * PICODOLLARS_PER_TOKEN_AT_ONE_USD_PER_MILLION
+        return cls(int(picodollars.to_integral_value(ROUND_CEILING)))
+
+    def times(self, percent: int) -> Rate:
+        """Give this rate times percent / 100, rounded up."""
+        return Rate(-(-self.picodollars * percent // 100))
 
 
 def cost(lines: Iterable[tuple[int, Rate]]) -> Money:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from bursar.call import Call
+from bursar.call import CacheWrite, Call, Input
 from bursar.clock import Instant
-from bursar.money import Money, Rate
-from bursar.pricing.rates import Card, Rates, Unpriced
+from bursar.money import Money, Rate, cost, ensure
+from bursar.pricing.images import image_tokens
+from bursar.pricing.rates import Card, Family, Rates, Unpriced, rates_at, tier_name
 
 _SEAL = object()
+
+# Providers keep to the bound that we send; some count a few tokens of formatting on top of it.
+OUTPUT_MARGIN_TOKENS = 64
+# What a provider adds around messages and tools. The formulas are not published; these are above all that was measured.
+TOKENS_PER_MESSAGE = 16
+TOKENS_PER_TOOL = 64
+TOKENS_PER_CALL = 512
+# Claude gets a system prompt about tools as soon as there is one: 804 tokens is the longest that is documented.
+CLAUDE_TOKENS_FOR_TOOLS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,9 @@ class OutputPolicy:
 class PriceBook(Protocol):
     """Knows the card of a model at an instant, or says why it has none."""
 
-    def card(self, upstream: str, model: str, now: Instant) -> Card | Unpriced: ...
+    def card(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
+        """Give the card that holds for a call that is made now."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,4 +69,93 @@ class Quote:
     """The output bound below which the call rather waits for money that others hold."""
     client_bounded: bool
     """Whether the bound is the client's own (then it is kept while it can come free) or ours."""
-    seal: object
+    seal: object = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ensure(self.seal is _SEAL, "only worst_case() makes a Quote")
+
+
+def worst_case(call: Call, book: PriceBook, now: Instant, policy: OutputPolicy) -> Quote | Unpriced:
+    """Give the most that the call can cost when it is made now, or say why that is not known."""
+    card = book.card(call.upstream, call.model, now)
+    if isinstance(card, Unpriced):
+        return card
+    steps = card.reachable.get(tier_name(call.service_tier))
+    if steps is None:
+        return _tier_unpriced(call, card)
+    input_tokens = input_bound(call.input, card)
+    rates = rates_at(steps, input_tokens)
+    choices = call.output.choices
+    margin_tokens = (OUTPUT_MARGIN_TOKENS + call.output.tokens_extra) * choices
+    wanted, floor = _output_bounds(call, card, policy)
+    return Quote(
+        call=call,
+        card=card,
+        rates=rates,
+        input_tokens=input_tokens,
+        fixed=cost(((input_tokens, _dearest_input(rates, call.cache_write)), (margin_tokens, rates.output))),
+        fixed_tokens=input_tokens + margin_tokens,
+        per_output_token=Rate(rates.output.picodollars * choices),
+        output_tokens=wanted,
+        output_tokens_floor=floor,
+        output_tokens_comfort=max(floor, min(policy.tokens_comfort, wanted)),
+        client_bounded=call.output.tokens_asked is not None,
+        seal=_SEAL,
+    )
+
+
+def input_bound(given: Input, card: Card) -> int:
+    """Give an upper bound of the input tokens that this model makes of the input.
+
+    A request above the context window is refused by the provider, unbilled; so the window bounds every input.
+    """
+    if given.opaque:
+        return card.context_tokens
+    tokens = _text_tokens(given, card.family) + TOKENS_PER_MESSAGE * given.messages
+    tokens += TOKENS_PER_CALL + TOKENS_PER_TOOL * given.tools + given.fixed_tokens
+    for image in given.images:
+        tokens += image_tokens(image, card)
+    return min(tokens, card.context_tokens)
+
+
+def _text_tokens(given: Input, family: Family) -> int:
+    if family is Family.BYTE_LEVEL:
+        # No token is shorter than a byte; one token begins the text. Tools may reach the model with their non-ASCII
+        # characters escaped, three times as long.
+        tools = 0 if given.is_ascii else 2 * given.tool_json_bytes
+        return given.text_bytes + tools + 1
+    # Claude's tokenizer is not public and makes up to 1.67 tokens of an ASCII byte (2.33 of a byte of normalised text).
+    for_tools = CLAUDE_TOKENS_FOR_TOOLS if given.tools else 0
+    if given.is_ascii:
+        return (given.text_bytes * 7 + 3) // 4 + for_tools
+    return (given.nfc_bytes * 5 + given.tool_json_bytes + 1) // 2 + for_tools
+
+
+def _dearest_input(rates: Rates, cache_write: CacheWrite) -> Rate:
+    """Give the dearest rate that an input token can be billed at."""
+    match cache_write:
+        case CacheWrite.NONE:
+            return max(rates.input, rates.cache_read)
+        case CacheWrite.IMPLICIT | CacheWrite.FIVE_MINUTES:
+            return max(rates.input, rates.cache_read, rates.cache_write_5m)
+        case CacheWrite.ONE_HOUR:
+            return max(rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
+
+
+def _output_bounds(call: Call, card: Card, policy: OutputPolicy) -> tuple[int, int]:
+    """Give the output bound that is wanted and the lowest that is acceptable, per choice."""
+    output = call.output
+    asked = policy.tokens_default if output.tokens_asked is None else output.tokens_asked
+    wanted = max(min(asked, card.output_tokens_max), output.tokens_min)
+    if not policy.clamps:
+        return wanted, wanted
+    return wanted, min(max(policy.tokens_floor, output.tokens_min), wanted)
+
+
+def _tier_unpriced(call: Call, card: Card) -> Unpriced:
+    priced = ", ".join(sorted({name.partition("@")[0] for name in card.tiers}))
+    return Unpriced(
+        call.model,
+        f"The service tier {call.service_tier!r} of {call.model!r} is not in the price list, so this call cannot be "
+        f"bounded; nothing was sent. Tiers with a price: {priced}.",
+    )

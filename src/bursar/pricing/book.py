@@ -1,0 +1,106 @@
+"""The price book: which card a model has at an instant, or why it has none.
+
+The operator's own prices come first, then the bundled data of genai-prices: never the network, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from bursar.clock import Instant
+from bursar.pricing.limits import Limits, load_limits
+from bursar.pricing.own import OwnModel, own_card
+from bursar.pricing.rates import Card, Unpriced
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+FOREVER = Instant(2**63 - 1)
+# Dated snapshots make the number of good names unbounded; real callers use a handful.
+CARDS_KEPT_MAX = 4_096
+_NAME_CHARACTERS_MAX = 256
+
+
+class _Kept(NamedTuple):
+    made_at: Instant
+    valid_until: Instant
+    card: Card
+
+
+class Book:
+    """Knows the price of every model that the gateway may pay for.
+
+    `provider_of` says whose prices an upstream has (`openai`, `anthropic`, `google` ...). Name a provider only for its
+    ordinary endpoint: regional endpoints and resellers charge more, their models belong in `own_models`.
+    """
+
+    def __init__(self, own_models: Mapping[str, OwnModel], provider_of: Mapping[str, str]) -> None:
+        """Read the own prices; raises MoneyError when one is not a price."""
+        self._own = {name: (own.upstream, own_card(name, own, FOREVER)) for name, own in own_models.items()}
+        self._provider_of = dict(provider_of)
+        self._kept: dict[tuple[str, str], _Kept] = {}
+        self._limits: Limits | None = None
+        self._listed: ModuleType | None = None
+
+    def load(self) -> None:
+        """Read the bundled data (a quarter of a second, once) so that the first call need not wait for it."""
+        self._source()
+
+    def card(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
+        """Give the card that holds for a call that is made now."""
+        kept = self._kept.get((upstream, model))
+        if kept is not None and kept.made_at <= now < kept.valid_until:
+            return kept.card
+        card = self._make(upstream, model, now)
+        if isinstance(card, Card):
+            if len(self._kept) >= CARDS_KEPT_MAX:
+                self._kept.clear()
+            self._kept[upstream, model] = _Kept(now, card.valid_until, card)
+        return card
+
+    def models(self, upstream: str, now: Instant) -> Iterator[Card | Unpriced]:
+        """Give every model that could be asked of this upstream: own ones first, then the listed ones by name."""
+        for only, card in self._own.values():
+            if only in (None, upstream):
+                yield card
+        limits, listed = self._source()
+        provider = listed.PROVIDERS.get(self._provider_of.get(upstream, ""))
+        names = {model.id for model in provider.models} | set(limits.models.get(provider.id, {})) if provider else set()
+        for name in sorted(names - self._own.keys()):
+            yield self.card(upstream, name, now)
+
+    def _make(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
+        only, own = self._own.get(model, (None, None))
+        if own is not None and only in (None, upstream):
+            return own
+        provider = self._provider_of.get(upstream)
+        if provider is None:
+            return _unpriced(model, f"no provider's prices apply to the upstream {upstream!r}")
+        if len(model) > _NAME_CHARACTERS_MAX:
+            return _unpriced(model, "its name is too long to be one")
+        limits, listed = self._source()
+        try:
+            card: Card = listed.listed_card(provider, model.lower(), now, limits)
+        except listed.DoubtError as doubt:
+            return _unpriced(model, str(doubt))
+        return card
+
+    def _source(self) -> tuple[Limits, ModuleType]:
+        if self._limits is None or self._listed is None:
+            from bursar.pricing import listed
+
+            self._limits, self._listed = load_limits(), listed
+        return self._limits, self._listed
+
+
+def _unpriced(model: str, why: str) -> Unpriced:
+    name = model[:_NAME_CHARACTERS_MAX].replace("\\", "\\\\").replace('"', '\\"')
+    name = "".join(character if character.isprintable() else "?" for character in name)
+    return Unpriced(
+        model,
+        f"The model {model[:_NAME_CHARACTERS_MAX]!r} cannot be priced: {why}. "
+        "Nothing was sent. To use it, add its prices (USD per million tokens) and limits to bursar.toml:\n"
+        f'[models."{name}"]\n'
+        'input = "..."\noutput = "..."\ncontext_tokens = ...\noutput_tokens_max = ...\n',
+    )

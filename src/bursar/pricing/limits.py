@@ -1,0 +1,70 @@
+"""The vendored table of context windows and output maxima, and when a dated name may stand for its model."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from typing import NamedTuple
+
+from bursar.money import Rate
+
+_DATED = re.compile(r"(?P<base>.+)[-@](?P<year>20\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)", re.ASCII)
+
+
+class Limit(NamedTuple):
+    """What one model takes and gives, and what the second price source says of it."""
+
+    context_tokens: int
+    output_tokens_max: int
+    input_rate: Rate
+    output_rate: Rate
+    us_percent: int
+    """What a call costs that runs in the US only, in hundredths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The table, by provider and model name in lower case."""
+
+    source: str
+    made_on: date
+    models: dict[str, dict[str, Limit]]
+
+    def find(self, provider: str, name: str) -> Limit | None:
+        """Give the row of the model, or of the model that this is a dated snapshot of."""
+        rows = self.models.get(provider, {})
+        return rows.get(name) or rows.get(undated(name, self.made_on) or "")
+
+
+def undated(name: str, known_on: date) -> str | None:
+    """Give the name without its date, or None when it has none or a date after `known_on`.
+
+    A snapshot that is younger than our data may have any price.
+    """
+    found = _DATED.fullmatch(name)
+    if found is None:
+        return None
+    try:
+        snapshot = date(int(found["year"]), int(found["month"]), int(found["day"]))
+    except ValueError:
+        return None
+    return found["base"] if snapshot <= known_on else None
+
+
+def load_limits() -> Limits:
+    """Read the table that is part of this package."""
+    table = json.loads(files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8"))
+    return Limits(
+        source=f"{table['source']}, {table['made_on']}",
+        made_on=date.fromisoformat(table["made_on"]),
+        models={
+            provider: {
+                name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent)
+                for name, (context, output, input_rate, output_rate, us_percent) in rows.items()
+            }
+            for provider, rows in table["models"].items()
+        },
+    )

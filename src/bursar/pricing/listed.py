@@ -1,0 +1,263 @@
+"""Cards from the bundled data of genai-prices, read so that none of its shortcuts can under-price.
+
+Imports genai-prices, which takes a quarter of a second: import this module through `Book.load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from importlib.metadata import version
+
+from genai_prices import types as listed
+from genai_prices.data import providers as bundled_providers
+
+from bursar.clock import SECOND, Instant
+from bursar.money import Rate
+from bursar.pricing.images import image_bound
+from bursar.pricing.limits import Limit, Limits, undated
+from bursar.pricing.rates import DEFAULT_TIER, US, Card, Family, Rates, Step, dearest_steps
+
+HORIZON = 15 * 60 * SECOND
+"""A call may take that long, and is billed at the prices of its start or of its end; the quote covers both."""
+FOREVER = Instant(2**63 - 1)
+# Models that take a million tokens behind a beta header are listed with the window that they have without it.
+LONG_CONTEXT_TOKENS = 1_000_000
+SOURCE = f"genai-prices {version('genai-prices')}"
+
+# Whose billing was studied. Others charge per request or per search, meter reasoning outside the output bound, or sell
+# at prices of their own: their models are priced in [models."..."].
+PROVIDERS = {
+    provider.id: provider
+    for provider in bundled_providers
+    if provider.id in {"anthropic", "deepseek", "google", "groq", "mistral", "openai"}
+}
+
+_TOKENS = frozenset(
+    {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_5m_mtok", "cache_write_1h_mtok"}
+)
+# Server-side tools; the dialects refuse them.
+_TOOLS = frozenset({"web_searches_kcount", "storage_searches_kcount"})
+_TIER_KEYS = ({"service_tier"}, {"speed"})
+
+_Price = Decimal | listed.TieredPrices
+
+
+class DoubtError(Exception):
+    """The data leaves open what the model costs; the text says why."""
+
+
+def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Card:
+    """Give the card of a model that both sources know; raises DoubtError."""
+    limit = limits.find(provider_id, name)
+    model = _find(provider_id, name, limits.made_on)
+    if limit is None:
+        raise DoubtError("its context window and output maximum are not known")
+    _check_second_opinion(model, limit)
+    moments, valid_until = _moments(model, now)
+    claude = provider_id == "anthropic"
+    tiers = _tiers(model, moments, limit, claude)
+    context = max(limit.context_tokens, model.context_window or 0)
+    if any(steps[-1].above_input_tokens >= context for steps in tiers.values()):
+        context = max(context, LONG_CONTEXT_TOKENS)
+    image_tokens_max, image = image_bound(provider_id, name, context)
+    return Card(
+        model=name,
+        provider=provider_id,
+        family=Family.CLAUDE if claude else Family.BYTE_LEVEL,
+        context_tokens=context,
+        output_tokens_max=limit.output_tokens_max,
+        tiers=tiers,
+        image_tokens_max=image_tokens_max,
+        source=f"rates: {SOURCE}; limits: {limits.source}",
+        valid_until=valid_until,
+        image=image,
+    )
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+
+def _find(provider_id: str, name: str, known_on: date) -> listed.ModelInfo:
+    provider = PROVIDERS.get(provider_id)
+    if provider is None:
+        raise DoubtError(f"bursar has no price list for the provider {provider_id!r}")
+    model = provider.find_model(name)
+    if model is None:
+        raise DoubtError(f"it is not in the price list of {provider_id}")
+    # A clause such as `starts with claude-opus-4-8` would price whatever is released next under a longer name.
+    known = {model.id, *_literals(model.match)}
+    if name not in known and undated(name, known_on) not in known:
+        raise DoubtError(f"the price list has {model.id!r}, and no word on whether {name!r} costs the same")
+    return model
+
+
+def _literals(clause: object) -> Iterator[str]:
+    match clause:
+        case listed.ClauseEquals(equals=text):
+            yield text.lower()
+        case listed.ClauseStartsWith(starts_with=text):
+            yield text.lower()
+        case listed.ClauseOr(or_=clauses) | listed.ClauseAnd(and_=clauses):
+            for inner in clauses:
+                yield from _literals(inner)
+        case _:
+            pass
+
+
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+def _moments(model: listed.ModelInfo, now: Instant) -> tuple[list[datetime], Instant]:
+    """Give every instant from now to the horizon at which a price begins, and until when the answer stays the same."""
+    changes = sorted({change for constraint in _constraints(model) for change in _changes(constraint, now)})
+    inside = [change for change in changes if now < change <= now + HORIZON]
+    until = min((Instant(at) for change in changes for at in (change - HORIZON, change) if at > now), default=FOREVER)
+    return [_datetime(at) for at in (now, *inside)], until
+
+
+def _constraints(
+    model: listed.ModelInfo,
+) -> Iterator[listed.StartDateConstraint | listed.TimeOfDateConstraint | None]:
+    if isinstance(model.prices, list):
+        yield from (conditional.constraint for conditional in model.prices)
+    yield from (variant.constraint for variant in model.price_variants or ())
+
+
+def _changes(constraint: object, now: Instant) -> Iterator[int]:
+    match constraint:
+        case None:
+            return
+        case listed.StartDateConstraint(start_date=start):
+            yield _instant(datetime.combine(start, time(), UTC))
+        case listed.TimeOfDateConstraint(start_time=start, end_time=end):
+            today = _datetime(now).date()
+            for days in (-1, 0, 1, 2):
+                for at in (start, end):
+                    zone = at.tzinfo or UTC
+                    yield _instant(datetime.combine(today + timedelta(days=days), at.replace(tzinfo=None), zone))
+        case _:
+            raise DoubtError(f"its price depends on {type(constraint).__name__}, which bursar does not know")
+
+
+def _datetime(at: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
+
+
+def _instant(at: datetime) -> int:
+    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+# ---- rates ----------------------------------------------------------------------------------------------------------
+
+
+def _check_second_opinion(model: listed.ModelInfo, limit: Limit) -> None:
+    prices = model.prices if isinstance(model.prices, list) else [listed.ConditionalPrice(prices=model.prices)]
+    known = set()
+    for conditional in prices:
+        base = [conditional.prices.__dict__.get(key) for key in ("input_mtok", "output_mtok")]
+        known.add(tuple(_rate(price, 0).picodollars if price is not None else 0 for price in base))
+    if (limit.input_rate.picodollars, limit.output_rate.picodollars) not in known:
+        raise DoubtError("two public price lists disagree on it")
+
+
+def _tiers(model: listed.ModelInfo, moments: list[datetime], limit: Limit, claude: bool) -> dict[str, tuple[Step, ...]]:
+    at_each = [_tiers_at(model, at, claude, limit.output_tokens_max == 0) for at in moments]
+    always = set(at_each[0]).intersection(*at_each)
+    tiers = {tier: dearest_steps(ladders[tier] for ladders in at_each) for tier in sorted(always)}
+    if limit.us_percent > 100:
+        for tier, steps in list(tiers.items()):
+            tiers[tier + US] = tuple(Step(above, rates.times(limit.us_percent)) for above, rates in steps)
+    return tiers
+
+
+def _tiers_at(model: listed.ModelInfo, at: datetime, claude: bool, outputless: bool) -> dict[str, tuple[Step, ...]]:
+    standard = _prices(model.get_prices(at))
+    ladder = _ladder(standard, claude, outputless)
+    tiers = {DEFAULT_TIER: ladder}
+    for tier, own in _variants(model, at).items():
+        if not own:
+            tiers[tier] = ladder
+        # A variant that leaves out a class would inherit the ordinary price, whatever the tier costs: not priced.
+        elif set(own) >= set(standard):
+            tiers[tier] = _with_cliffs(_ladder(own, claude, outputless), ladder)
+    return tiers
+
+
+def _prices(prices: listed.ModelPrice) -> dict[str, _Price]:
+    """Give the prices of tokens; raises DoubtError when a call can be charged for in any other unit."""
+    found = {key: price for key, price in vars(prices).items() if price is not None and key not in _TOOLS}
+    odd = sorted(set(found) - _TOKENS)
+    if odd:
+        raise DoubtError(f"it is also priced by {', '.join(odd)}, which bursar cannot bound")
+    return found
+
+
+def _variants(model: listed.ModelInfo, at: datetime) -> dict[str, dict[str, _Price]]:
+    """Give the prices that the active variants of each tier name; the first to name a price wins."""
+    tiers: dict[str, dict[str, _Price]] = {}
+    for variant in model.price_variants or ():
+        active = variant.constraint is None or variant.constraint.active(at)
+        if active and set(variant.when) in _TIER_KEYS:
+            prices = tiers.setdefault(next(iter(variant.when.values())), {})
+            for key, price in _prices(variant.prices).items():
+                prices.setdefault(key, price)
+    return tiers
+
+
+def _with_cliffs(ladder: tuple[Step, ...], standard: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Raise a tier that is listed without the cliffs of the ordinary price in the same proportion."""
+    if len(ladder) > 1:
+        return ladder
+    base = standard[0].rates
+    return tuple(
+        Step(
+            above,
+            Rates(
+                *(
+                    max(own, Rate(-(-own.picodollars * step.picodollars // max(1, first.picodollars))))
+                    for own, step, first in zip(ladder[0].rates, rates, base, strict=True)
+                )
+            ),
+        )
+        for above, rates in standard
+    )
+
+
+def _ladder(prices: dict[str, _Price], claude: bool, outputless: bool) -> tuple[Step, ...]:
+    if "input_mtok" not in prices or ("output_mtok" not in prices and not outputless):
+        raise DoubtError("the price list names no price for its tokens")
+    tiered = [price for price in prices.values() if isinstance(price, listed.TieredPrices)]
+    starts = sorted({0, *(tier.start for price in tiered for tier in price.tiers)})
+    steps = tuple(Step(start, _rates(prices, start, claude)) for start in starts)
+    if any(step.rates.input == Rate(0) for step in steps):
+        raise DoubtError("the price list has it at no price")
+    return steps
+
+
+def _rates(prices: dict[str, _Price], above: int, claude: bool) -> Rates:
+    """Give the rates for an input above this length; a class without a price costs what it can at most."""
+    rates = {key: _rate(price, above) for key, price in prices.items()}
+    ordinary = rates["input_mtok"]
+    write = rates.get("cache_write_5m_mtok") or rates.get("cache_write_mtok")
+    write_5m = write or (ordinary.times(200) if claude else ordinary)
+    # Claude writes for an hour at twice the input rate; OpenAI keeps a cache for a day at two and a half times.
+    write_1h = ordinary.times(200) if claude else ordinary.times(250) if write else ordinary
+    return Rates(
+        input=ordinary,
+        output=rates.get("output_mtok", Rate(0)),
+        cache_read=rates.get("cache_read_mtok", ordinary),
+        cache_write_5m=write_5m,
+        cache_write_1h=max(rates.get("cache_write_1h_mtok", write_1h), write_5m),
+    )
+
+
+def _rate(price: _Price, above: int) -> Rate:
+    if isinstance(price, Decimal):
+        return Rate.from_usd_per_million(price)
+    found = price.base
+    for tier in price.tiers:
+        if tier.start <= above:
+            found = tier.price
+    return Rate.from_usd_per_million(found)

@@ -1,0 +1,55 @@
+"""Models that the operator prices: `[models."name"]` in the configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bursar.clock import Instant
+from bursar.money import Rate
+from bursar.pricing.rates import DEFAULT_TIER, Card, Family, Rates, Step
+
+
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """One `[models."name"]` table; prices are USD per million tokens, as text, and zero must be said aloud."""
+
+    input: str
+    output: str
+    context_tokens: int
+    output_tokens_max: int
+    cache_read: str | None = None
+    """Absent: as dear as input."""
+    cache_write: str | None = None
+    """Absent: as dear as input, or twice that where the tokenizer may be Claude's."""
+    upstream: str | None = None
+    """The only upstream that this price is for; absent: any."""
+    family: Family = Family.UNKNOWN
+    """Unknown counts the most tokens per byte."""
+    image_tokens_max: int | None = None
+    """Most tokens of one image; absent: the whole context window."""
+
+
+def own_card(name: str, own: OwnModel, valid_until: Instant) -> Card:
+    """Give the card of a model as its operator describes it; raises MoneyError when a price cannot be read."""
+    ordinary = Rate.from_usd_per_million(own.input)
+    write = ordinary if own.family is Family.BYTE_LEVEL else ordinary.times(200)
+    if own.cache_write is not None:
+        write = Rate.from_usd_per_million(own.cache_write)
+    rates = Rates(
+        input=ordinary,
+        output=Rate.from_usd_per_million(own.output),
+        cache_read=ordinary if own.cache_read is None else Rate.from_usd_per_million(own.cache_read),
+        cache_write_5m=write,
+        cache_write_1h=write,
+    )
+    return Card(
+        model=name,
+        provider=own.upstream or "",
+        family=own.family,
+        context_tokens=own.context_tokens,
+        output_tokens_max=own.output_tokens_max,
+        tiers={DEFAULT_TIER: (Step(0, rates),)},
+        image_tokens_max=min(own.image_tokens_max or own.context_tokens, own.context_tokens),
+        source=f'[models."{name}"]',
+        valid_until=valid_until,
+    )
