@@ -147,10 +147,15 @@ async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client:
 
 def settle(hold: OpenHold, status: int, usage: Usage | Unmetered, broken: str, endpoint: Endpoint) -> None:
     """Decide what the hold becomes: metered when there is usage, void only with proof, presumed for all the rest."""
-    if isinstance(usage, Usage):
-        cost = bill(usage, hold.quote)
-        hold.capture(cost, usage)
-    elif status in endpoint.provider.unbilled_statuses:
-        hold.void(f"the provider answered {status}, which it does not bill")
-    else:
-        hold.presume(broken or usage.why)
+    match usage:
+        case Usage():
+            cost = bill(usage, hold.quote)
+            if isinstance(cost, Unmetered):
+                hold.presume(cost.why)
+            else:
+                hold.capture(cost, usage)
+        case Unmetered():
+            if status in endpoint.provider.unbilled_statuses:
+                hold.void(f"the provider answered {status}, which it does not bill")
+            else:
+                hold.presume(broken or usage.why)

@@ -14,8 +14,10 @@ from bursar.edge.callers import Caller, digest
 from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
 from bursar.ledger.hold import Ledger
 from bursar.ledger.store import Store
-from bursar.pricing.book import Book, OwnModel
+from bursar.pricing.book import Book, regional_percent
+from bursar.pricing.own import OwnModel
 from bursar.pricing.quote import OutputPolicy
+from bursar.pricing.rates import Family
 from bursar.proxy import Gate
 from bursar.settings import Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
@@ -48,8 +50,12 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         name: _endpoint(name, upstream, settings, provider_keys) for name, upstream in settings.upstreams.items()
     }
     book = Book(
-        own_models={name: OwnModel(**model.model_dump()) for name, model in settings.models.items()},
+        own_models={
+            name: OwnModel(**{**model.model_dump(), "family": Family(model.family)})
+            for name, model in settings.models.items()
+        },
         provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
+        percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
     )
     gate = Gate(
         book=book,
