@@ -79,6 +79,10 @@ class Rate:
         picodollars = usd * PICODOLLARS_PER_TOKEN_AT_ONE_USD_PER_MILLION
         return cls(int(picodollars.to_integral_value(ROUND_CEILING)))
 
+    def __str__(self) -> str:
+        """Give the rate in USD per million tokens, at least two decimals: `2.50`, `0.0375`."""
+        return str(Money(self.picodollars * PICODOLLARS_PER_NANODOLLAR))
+
     def times(self, percent: int) -> Rate:
         """Give this rate times percent / 100, rounded up."""
         return Rate(-(-self.picodollars * percent // 100))

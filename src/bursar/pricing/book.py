@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from bursar.clock import Instant
 from bursar.pricing.limits import Limits, load_limits
 from bursar.pricing.own import OwnModel, own_card
-from bursar.pricing.rates import Card, Unpriced
+from bursar.pricing.rates import Card, Unpriced, surcharged
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-FOREVER = Instant(2**63 - 1)
 # Dated snapshots make the number of good names unbounded; real callers use a handful.
 CARDS_KEPT_MAX = 4_096
 _NAME_CHARACTERS_MAX = 256
@@ -31,14 +31,20 @@ class _Kept(NamedTuple):
 class Book:
     """Knows the price of every model that the gateway may pay for.
 
-    `provider_of` says whose prices an upstream has (`openai`, `anthropic`, `google` ...). Name a provider only for its
-    ordinary endpoint: regional endpoints and resellers charge more, their models belong in `own_models`.
+    `provider_of` says whose prices an upstream has (`openai`, `anthropic`, `google` ...), `percent_of` what it charges
+    of the list price (see `regional_percent`). The models of resellers belong in `own_models`.
     """
 
-    def __init__(self, own_models: Mapping[str, OwnModel], provider_of: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        own_models: Mapping[str, OwnModel],
+        provider_of: Mapping[str, str],
+        percent_of: Mapping[str, int] | None = None,
+    ) -> None:
         """Read the own prices; raises MoneyError when one is not a price."""
-        self._own = {name: (own.upstream, own_card(name, own, FOREVER)) for name, own in own_models.items()}
+        self._own = {name: (own.upstream, own_card(name, own)) for name, own in own_models.items()}
         self._provider_of = dict(provider_of)
+        self._percent_of = dict(percent_of or {})
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._limits: Limits | None = None
         self._listed: ModuleType | None = None
@@ -62,17 +68,17 @@ class Book:
     def models(self, upstream: str, now: Instant) -> Iterator[Card | Unpriced]:
         """Give every model that could be asked of this upstream: own ones first, then the listed ones by name."""
         for only, card in self._own.values():
-            if only in (None, upstream):
+            if only in ("", upstream):
                 yield card
         limits, listed = self._source()
         provider = listed.PROVIDERS.get(self._provider_of.get(upstream, ""))
-        names = {model.id for model in provider.models} | set(limits.models.get(provider.id, {})) if provider else set()
+        names = {model.id for model in provider.models} | set(limits.models[provider.id]) if provider else set()
         for name in sorted(names - self._own.keys()):
             yield self.card(upstream, name, now)
 
     def _make(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
-        only, own = self._own.get(model, (None, None))
-        if own is not None and only in (None, upstream):
+        only, own = self._own.get(model, ("", None))
+        if own is not None and only in ("", upstream):
             return own
         provider = self._provider_of.get(upstream)
         if provider is None:
@@ -84,7 +90,7 @@ class Book:
             card: Card = listed.listed_card(provider, model.lower(), now, limits)
         except listed.DoubtError as doubt:
             return _unpriced(model, str(doubt))
-        return card
+        return surcharged(card, self._percent_of.get(upstream, 100))
 
     def _source(self) -> tuple[Limits, ModuleType]:
         if self._limits is None or self._listed is None:
@@ -92,6 +98,12 @@ class Book:
 
             self._limits, self._listed = load_limits(), listed
         return self._limits, self._listed
+
+
+def regional_percent(base_url: str) -> int:
+    """Give what an endpoint charges of the list price: OpenAI's regional hosts ask a tenth more."""
+    host = urlsplit(base_url).hostname or ""
+    return 110 if host.endswith(".api.openai.com") else 100
 
 
 def _unpriced(model: str, why: str) -> Unpriced:

@@ -17,11 +17,10 @@ from bursar.clock import SECOND, Instant
 from bursar.money import Rate
 from bursar.pricing.images import image_bound
 from bursar.pricing.limits import Limit, Limits, undated
-from bursar.pricing.rates import DEFAULT_TIER, US, Card, Family, Rates, Step, dearest_steps
+from bursar.pricing.rates import DEFAULT_TIER, FOREVER, US, Card, Family, Rates, Step, dearest_steps, steps_times
 
 HORIZON = 15 * 60 * SECOND
 """A call may take that long, and is billed at the prices of its start or of its end; the quote covers both."""
-FOREVER = Instant(2**63 - 1)
 # Models that take a million tokens behind a beta header are listed with the window that they have without it.
 LONG_CONTEXT_TOKENS = 1_000_000
 SOURCE = f"genai-prices {version('genai-prices')}"
@@ -50,10 +49,15 @@ class DoubtError(Exception):
 
 def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
+    model = find_model(provider_id, name, limits.made_on)
     limit = limits.find(provider_id, name)
-    model = _find(provider_id, name, limits.made_on)
     if limit is None:
         raise DoubtError("its context window and output maximum are not known")
+    return card_of(model, provider_id, name, now, limit, f"rates: {SOURCE}; limits: {limits.source}")
+
+
+def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, limit: Limit, source: str) -> Card:
+    """Give the card of a listed model with the highest rates from now to the horizon; raises DoubtError."""
     _check_second_opinion(model, limit)
     moments, valid_until = _moments(model, now)
     claude = provider_id == "anthropic"
@@ -70,7 +74,7 @@ def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Ca
         output_tokens_max=limit.output_tokens_max,
         tiers=tiers,
         image_tokens_max=image_tokens_max,
-        source=f"rates: {SOURCE}; limits: {limits.source}",
+        source=source,
         valid_until=valid_until,
         image=image,
     )
@@ -79,7 +83,8 @@ def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Ca
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def _find(provider_id: str, name: str, known_on: date) -> listed.ModelInfo:
+def find_model(provider_id: str, name: str, known_on: date) -> listed.ModelInfo:
+    """Give the model of that name; raises DoubtError when the list only guesses that it has it."""
     provider = PROVIDERS.get(provider_id)
     if provider is None:
         raise DoubtError(f"bursar has no price list for the provider {provider_id!r}")
@@ -168,7 +173,7 @@ def _tiers(model: listed.ModelInfo, moments: list[datetime], limit: Limit, claud
     tiers = {tier: dearest_steps(ladders[tier] for ladders in at_each) for tier in sorted(always)}
     if limit.us_percent > 100:
         for tier, steps in list(tiers.items()):
-            tiers[tier + US] = tuple(Step(above, rates.times(limit.us_percent)) for above, rates in steps)
+            tiers[tier + US] = steps_times(steps, limit.us_percent)
     return tiers
 
 

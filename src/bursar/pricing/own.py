@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bursar.clock import Instant
 from bursar.money import Rate
-from bursar.pricing.rates import DEFAULT_TIER, Card, Family, Rates, Step
+from bursar.pricing.rates import DEFAULT_TIER, FOREVER, Card, Family, Rates, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +20,15 @@ class OwnModel:
     """Absent: as dear as input."""
     cache_write: str | None = None
     """Absent: as dear as input, or twice that where the tokenizer may be Claude's."""
-    upstream: str | None = None
-    """The only upstream that this price is for; absent: any."""
+    upstream: str = ""
+    """The only upstream that this price is for; empty: any."""
     family: Family = Family.UNKNOWN
     """Unknown counts the most tokens per byte."""
     image_tokens_max: int | None = None
     """Most tokens of one image; absent: the whole context window."""
 
 
-def own_card(name: str, own: OwnModel, valid_until: Instant) -> Card:
+def own_card(name: str, own: OwnModel) -> Card:
     """Give the card of a model as its operator describes it; raises MoneyError when a price cannot be read."""
     ordinary = Rate.from_usd_per_million(own.input)
     write = ordinary if own.family is Family.BYTE_LEVEL else ordinary.times(200)
@@ -44,12 +43,12 @@ def own_card(name: str, own: OwnModel, valid_until: Instant) -> Card:
     )
     return Card(
         model=name,
-        provider=own.upstream or "",
+        provider=own.upstream,
         family=own.family,
         context_tokens=own.context_tokens,
         output_tokens_max=own.output_tokens_max,
         tiers={DEFAULT_TIER: (Step(0, rates),)},
         image_tokens_max=min(own.image_tokens_max or own.context_tokens, own.context_tokens),
         source=f'[models."{name}"]',
-        valid_until=valid_until,
+        valid_until=FOREVER,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from bursar.clock import Instant
 from bursar.money import Rate
 
 DEFAULT_TIER = "default"
+FOREVER = Instant(2**63 - 1)
 US = "@us"
 """Ends the name of a tier whose calls the provider runs in the US only, at a surcharge: `default@us`."""
 # What providers and requests call the ordinary tier.
@@ -66,6 +67,11 @@ def dearest_steps(many: Iterable[tuple[Step, ...]]) -> tuple[Step, ...]:
     ladders = list(many)
     starts = sorted({step.above_input_tokens for steps in ladders for step in steps})
     return tuple(Step(start, dearest_rates(rates_at(steps, start + 1) for steps in ladders)) for start in starts)
+
+
+def steps_times(steps: tuple[Step, ...], percent: int) -> tuple[Step, ...]:
+    """Give the steps with every rate times percent / 100, rounded up."""
+    return tuple(Step(above, rates.times(percent)) for above, rates in steps)
 
 
 def tier_name(reported: str) -> str:
@@ -136,6 +142,13 @@ def _reachable(tiers: Mapping[str, tuple[Step, ...]], asked: str) -> tuple[Step,
         Step(step.above_input_tokens, dearest_rates(lower.rates for lower in ladder[: index + 1]))
         for index, step in enumerate(ladder)
     )
+
+
+def surcharged(card: Card, percent: int) -> Card:
+    """Give the card with every rate times percent / 100, rounded up."""
+    if percent == 100:
+        return card
+    return replace(card, tiers={tier: steps_times(steps, percent) for tier, steps in card.tiers.items()})
 
 
 @dataclass(frozen=True, slots=True)
