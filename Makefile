@@ -54,7 +54,7 @@ cover: tests  ## tests with coverage and a page per module in htmlcov/
 	$(BIN)/coverage html --quiet
 
 mutants: $(VENV)/.dev  ## break the money code on purpose and see that a test notices; writes docs/mutants.md
-	$(BIN)/python scripts/mutate.py --write
+	$(BIN)/python scripts/mutate.py
 
 fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=7
 	BURSAR_FUZZ_SECONDS=$(SECONDS_OF_FUZZ) BURSAR_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -s

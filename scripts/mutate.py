@@ -1,0 +1,100 @@
+"""Break the money code in every small way that mutmut knows and see that a test notices each: make mutants.
+
+A mutant that no test notices must be harmless, and `scripts/survivors.toml` must say why; else this exits with 1.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REASONS = ROOT / "scripts" / "survivors.toml"
+PAGE = ROOT / "docs" / "mutants.md"
+WORK = ROOT / "mutants"
+RESULT = re.compile(r"^\s+(?P<name>\S+): (?P<state>[a-z ]+)$")
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A change to the code that no test noticed."""
+
+    name: str
+    was: str
+    became: str
+
+    @property
+    def where(self) -> str:
+        """Give the module and function without mutmut's own marks: `money.Money.from_usd`."""
+        plain = re.sub(r"__mutmut_\d+$", "", self.name).removeprefix("bursar.")
+        return re.sub(r"x_|xǁ", "", plain, count=1).replace("ǁ", ".")
+
+
+def mutmut(*arguments: str) -> str:
+    """Run mutmut and give what it printed."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done.stdout
+
+
+def survivor(name: str) -> Survivor:
+    """Ask mutmut what this mutant changed."""
+    lines = mutmut("show", name).splitlines()
+    changed = [line for line in lines if line[:1] in "+-" and not line.startswith(("+++", "---"))]
+    was = " ".join(line[1:].strip() for line in changed if line.startswith("-"))
+    became = " ".join(line[1:].strip() for line in changed if line.startswith("+"))
+    return Survivor(name, was, became)
+
+
+def reasons() -> dict[tuple[str, str, str], str]:
+    """Read why the known survivors are harmless."""
+    known = tomllib.loads(REASONS.read_text(encoding="utf-8")).get("survivor", [])
+    return {(row["where"], row["was"], row["became"]): row["reason"] for row in known}
+
+
+def page(counts: Counter[str], rows: list[tuple[Survivor, str]]) -> str:
+    """Give docs/mutants.md."""
+    killed = counts["killed"] + counts["timeout"]
+    lines = [
+        "# Mutants of the money code",
+        "",
+        f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
+        f" itself;\nthe tests notice {killed}. The others change nothing that can be seen, for the reason given.",
+        "",
+    ]
+    if rows:
+        lines += ["| where | the code | the mutant | why it is harmless |", "|---|---|---|---|"]
+        cells = (f"| `{row.where}` | `{row.was}` | `{row.became}` | {reason} |" for row, reason in rows)
+        lines += [re.sub(r"(?<=\S) \| (?=None|[A-Z]\w+`)", r" \\| ", cell) for cell in cells]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def main() -> None:
+    """Run every mutant, write docs/mutants.md, and fail when one survived without a reason."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    mutmut("run")
+    results = [match for line in mutmut("results", "--all", "true").splitlines() if (match := RESULT.match(line))]
+    counts = Counter(match["state"] for match in results)
+    alive = [survivor(match["name"]) for match in results if match["state"] not in {"killed", "timeout"}]
+    shutil.rmtree(WORK, ignore_errors=True)
+    known = reasons()
+    rows = [(row, known.get((row.where, row.was, row.became), "")) for row in alive]
+    print(dict(counts))
+    unexplained = [row for row, reason in rows if not reason]
+    for row in unexplained:
+        print(f'\n[[survivor]]\nwhere = "{row.where}"\nwas = {row.was!r}\nbecame = {row.became!r}\nreason = ""')
+    if unexplained:
+        sys.exit(f"{len(unexplained)} mutants survive: test them, or say in {REASONS.name} why they are harmless")
+    PAGE.write_text(page(counts, rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
