@@ -107,9 +107,6 @@ def test_every_path_that_architecture_names_exists() -> None:
 
 def test_every_room_stands_in_architecture() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    rooms = [
-        path for path in (ROOT / "src" / "bursar").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    ]
-    assert not {
-        room.stem for room in rooms if not room.stem.startswith("__") and not re.search(rf"\b{room.stem}\b", text)
-    }
+    found = (ROOT / "src" / "bursar").iterdir()
+    rooms = {path.stem for path in found if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert not {room for room in rooms if not room.startswith("__") and not re.search(rf"\b{room}\b", text)}
