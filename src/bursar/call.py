@@ -73,7 +73,7 @@ class Output:
     tokens_min: int = 1
     """The lowest bound that the provider accepts for this request (thinking budget + 1, or 16 for responses)."""
     tokens_extra: int = 0
-    """Output tokens billed beyond the bound (rejected prediction tokens)."""
+    """Output tokens billed beyond the bound, per choice (rejected prediction tokens)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from bursar.call import Body, Member, Refused
 
 DEPTH_MAX = 100
 """Objects and arrays inside each other; no client that was recorded goes beyond a third of it."""
-NUMBER_CHARS_MAX = 310
-"""No double has more whole digits; longer ones cost time that grows with the square of their length."""
+DIGITS_MAX = 310
+"""No double has more digits before its point; reading longer ones takes time that grows with their square."""
 _NAME_SHOWN_CHARS = 60
 
-_skip_space = re.compile(r"[ \t\n\r]*").match
+_space = re.compile(r"[ \t\n\r]*").match
 
 
 class RefusedError(Exception):
@@ -50,7 +50,10 @@ class Document:
 
     body: Body
     values: dict[str, object]
-    bytes_count: int
+    plain: str
+    """The text without `\\u` escapes, so that a search finds what a server would read."""
+    plain_bytes: int
+    """UTF-8 bytes of `plain`."""
 
 
 def read(raw: bytes) -> Document:
@@ -72,7 +75,15 @@ def read(raw: bytes) -> Document:
         raise unreadable(f"The body has more after its JSON object (character {end}).")
     if text.count("{") + text.count("[") > DEPTH_MAX and _is_too_deep(values):
         raise unreadable(_TOO_DEEP)
-    return Document(Body(text, members), values, len(raw))
+    if "\\u" not in text:
+        return Document(Body(text, members), values, text, len(raw))
+    plain = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return Document(Body(text, members), values, plain, utf8_bytes(plain))
+
+
+def utf8_bytes(text: str) -> int:
+    """Count the UTF-8 bytes of a text; a lone surrogate, which an escape can make, counts as the U+FFFD it becomes."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def with_members(body: Body, changes: Mapping[str, str]) -> bytes:
@@ -115,7 +126,7 @@ def _edited(text: str, members: Mapping[str, Member], changes: Mapping[str, str]
 
 
 def _after_space(text: str, at: int) -> int:
-    match = _skip_space(text, at)
+    match = _space(text, at)
     return match.end() if match else at
 
 
@@ -161,15 +172,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > NUMBER_CHARS_MAX:
-        raise unreadable(f"The body has a number of more than {NUMBER_CHARS_MAX} digits.")
+    if len(digits) > DIGITS_MAX:
+        raise unreadable(f"The body has a number of more than {DIGITS_MAX} digits.")
     return int(digits)
-
-
-def _decimal(digits: str) -> float:
-    if len(digits) > NUMBER_CHARS_MAX:
-        raise unreadable(f"The body has a number of more than {NUMBER_CHARS_MAX} digits.")
-    return float(digits)
 
 
 def _constant(name: str) -> NoReturn:
@@ -190,4 +195,4 @@ def _is_too_deep(values: dict[str, object]) -> bool:
     return True
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_float=_decimal, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_whole, parse_constant=_constant)

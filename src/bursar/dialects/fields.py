@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bursar.call import Image, Input
-from bursar.dialects.body import Document, shown, unbounded, unreadable
+from bursar.dialects.body import Document, shown, unbounded, unreadable, utf8_bytes
 from bursar.dialects.images import size_of_base64
 from bursar.dialects.protocol import Quirks
 
@@ -87,9 +86,10 @@ def only_known_in(values: object, outer: str, known: frozenset[str], quirks: Qui
 
 
 def never(values: dict[str, object], reasons: dict[str, str]) -> None:
-    """Refuse fields that nothing can bound, whoever vouches for them; null and false ask for nothing."""
+    """Refuse fields that nothing can bound, whoever vouches for them; null, false and no items ask for nothing."""
     for name in values.keys() & reasons.keys():
-        if values[name] not in (None, False, [], {}):
+        # An empty object may ask for something: `"web_search_options": {}` does.
+        if values[name] not in (None, False, []):
             raise unbounded(f"The field `{name}` is refused: {reasons[name]}")
 
 
@@ -130,6 +130,11 @@ def items(value: object, name: str) -> list[dict[str, object]]:
     return value
 
 
+def parts(content: object) -> list[dict[str, object]]:
+    """Give the parts of a content; a text has none."""
+    return [] if isinstance(content, str) else items(content, "content")
+
+
 def type_of(item: dict[str, object], where: str) -> str:
     """Give the `type` of an item."""
     kind = item.get("type")
@@ -138,14 +143,14 @@ def type_of(item: dict[str, object], where: str) -> str:
     return kind
 
 
-def tier_of(values: dict[str, object], plain: Collection[str]) -> str:
+def tier_of(values: dict[str, object], plain: frozenset[str]) -> str:
     """Give the service tier with the ordinary one spelled `default`; `plain` are the names that ask for it."""
     tier = values.get("service_tier")
-    if tier is None or tier in plain:
+    if tier is None:
         return "default"
     if not isinstance(tier, str) or not _is_tier(tier):
         raise unreadable(f"`service_tier` is not the name of a tier: {shown(tier)}")
-    return tier
+    return "default" if tier in plain else tier
 
 
 def client_names(candidates: Iterable[object]) -> tuple[str, ...]:
@@ -161,21 +166,15 @@ def member_of(value: object, name: str) -> object:
 
 def input_facts(document: Document, seen: Seen) -> Input:
     """Measure the text of the body, without its media, and put it together with what the walk has met."""
-    text = document.body.text
-    size = document.bytes_count
-    if "\\u" in text:
-        # An escape is longer than what it stands for, but not longer than its NFC form can be.
-        text = json.dumps(document.values, ensure_ascii=False, separators=(",", ":"))
-        size = _utf8_bytes(text)
-    is_ascii = text.isascii()
-    nfc_bytes = size
-    if not is_ascii and not unicodedata.is_normalized("NFC", text):
+    text = document.plain
+    nfc_bytes = document.plain_bytes
+    if not unicodedata.is_normalized("NFC", text):
         # The letter of an escape must not join with a combining mark behind it: what it stands for does not.
-        nfc_bytes = _utf8_bytes(unicodedata.normalize("NFC", _ESCAPE.sub("  ", text)))
-    text_bytes = size - seen.media_chars
+        nfc_bytes = utf8_bytes(unicodedata.normalize("NFC", _ESCAPE.sub("  ", text)))
+    text_bytes = document.plain_bytes - seen.media_chars
     return Input(
         text_bytes=text_bytes,
-        is_ascii=is_ascii,
+        is_ascii=text.isascii(),
         nfc_bytes=nfc_bytes - seen.media_chars,
         messages=seen.messages,
         tools=seen.tools,
@@ -186,11 +185,16 @@ def input_facts(document: Document, seen: Seen) -> Input:
     )
 
 
-def json_bytes(text: str) -> int:
-    """Count the UTF-8 bytes of a part of the body's text."""
-    return len(text) if text.isascii() else _utf8_bytes(text)
-
-
-def _utf8_bytes(text: str) -> int:
-    # A lone surrogate can come from an escape; servers read it as U+FFFD, which is three bytes as well.
-    return len(text.encode("utf-8", "surrogatepass"))
+def all_named(values: dict[str, object], name: str) -> Iterator[object]:
+    """Give the value of every member of this name that is not null, at any depth."""
+    level: list[object] = [values]
+    while level:
+        below: list[object] = []
+        for node in level:
+            if isinstance(node, dict):
+                if node.get(name) is not None:
+                    yield node[name]
+                below += node.values()
+            elif isinstance(node, list):
+                below += node
+        level = below

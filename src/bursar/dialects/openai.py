@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 
 from bursar.call import Usage
-from bursar.dialects.body import shown, unbounded
-from bursar.dialects.fields import Seen, only_known_in
+from bursar.dialects.body import Document, shown, unbounded
+from bursar.dialects.fields import Seen, all_named, member_of, only_known_in
 from bursar.dialects.meters import UntrustedError, count, inner
 from bursar.dialects.protocol import Quirks, Request
 
@@ -39,11 +39,16 @@ def only_single_inference(model: str) -> None:
             raise unbounded(f"The model `{model}` works on the server on its own (`{mark}`), which nothing bounds.")
 
 
-def only_plain_cache(values: dict[str, object], text: str, quirks: Quirks) -> None:
+def only_plain_cache(document: Document, quirks: Quirks) -> None:
     """Refuse cache options without a known price: prewarming, and writes for 12 hours wherever they are asked for."""
-    only_known_in(values.get("prompt_cache_options"), "prompt_cache_options", _CACHE_OPTIONS, quirks)
-    if '"12h"' in text and "prompt_cache" in text:
-        raise unbounded('A cache write with `"ttl": "12h"` has no known price. Use 30m.')
+    options = document.values.get("prompt_cache_options")
+    only_known_in(options, "prompt_cache_options", _CACHE_OPTIONS, quirks)
+    controls = [options]
+    if '"prompt_cache_breakpoint"' in document.plain:
+        controls += all_named(document.values, "prompt_cache_breakpoint")
+    for control in controls:
+        if member_of(control, "ttl") not in (None, "30m"):
+            raise unbounded("A cache write with another `ttl` than 30m has no known price.")
 
 
 def take_image(seen: Seen, url: object, detail: object) -> None:

@@ -6,7 +6,17 @@ from collections.abc import Mapping
 
 from bursar.call import CacheWrite, Call, Output, Refused, Usage
 from bursar.dialects import openai
-from bursar.dialects.body import Document, RefusedError, object_with, read, shown, unbounded, unreadable, value_text
+from bursar.dialects.body import (
+    Document,
+    RefusedError,
+    object_with,
+    read,
+    shown,
+    unbounded,
+    unreadable,
+    utf8_bytes,
+    value_text,
+)
 from bursar.dialects.body import with_members as edited
 from bursar.dialects.fields import (
     CHOICES_MAX,
@@ -15,13 +25,13 @@ from bursar.dialects.fields import (
     flag,
     input_facts,
     items,
-    json_bytes,
     member_of,
     model_of,
     names,
     never,
     only_known,
     only_known_in,
+    parts,
     tier_of,
     type_of,
     whole,
@@ -107,7 +117,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     only_known(values, _FIELDS, quirks)
     never(values, _NEVER)
     openai.only_plain_betas(request)
-    openai.only_plain_cache(values, document.body.text, quirks)
+    openai.only_plain_cache(document, quirks)
     model = model_of(values)
     openai.only_single_inference(model)
     if values.get("modalities") not in (None, ["text"]):
@@ -141,8 +151,8 @@ def _output(document: Document) -> Output:
     prediction = values.get("prediction")
     if prediction is not None and not isinstance(prediction, dict):
         raise unreadable("`prediction` must be an object.")
-    # Predicted tokens that are rejected are billed as output, for each choice.
-    extra = json_bytes(value_text(document.body, "prediction")) * choices if prediction else 0
+    # Predicted tokens that are rejected are billed as output.
+    extra = utf8_bytes(value_text(document.body, "prediction")) if prediction else 0
     return Output(tokens_asked=old or new, choices=choices, tokens_extra=extra)
 
 
@@ -162,8 +172,7 @@ def _input(document: Document) -> Seen:
     messages = items(values["messages"], "messages")
     seen.messages = len(messages)
     for message in messages:
-        if isinstance(message.get("content"), list):
-            _content(seen, items(message["content"], "content"))
+        _content(seen, parts(message.get("content")))
         if message.get("audio") is not None:
             raise unbounded("A message refers to `audio`, which is billed at rates that are not held.")
     tools = items(values.get("tools"), "tools")
@@ -171,12 +180,12 @@ def _input(document: Document) -> Seen:
         if (kind := type_of(tool, "tools")) not in _TOOLS:
             openai.refuse_tool(kind)
     seen.tools = len(tools) + len(items(values.get("functions"), "functions"))
-    seen.tool_json_bytes = sum(json_bytes(value_text(document.body, name)) for name in ("tools", "functions"))
+    seen.tool_json_bytes = sum(utf8_bytes(value_text(document.body, name)) for name in ("tools", "functions"))
     return seen
 
 
-def _content(seen: Seen, parts: list[dict[str, object]]) -> None:
-    for part in parts:
+def _content(seen: Seen, content: list[dict[str, object]]) -> None:
+    for part in content:
         match type_of(part, "content"):
             case "text" | "refusal":
                 pass

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bursar.dialects.anthropic_messages import AnthropicMessages
 from bursar.dialects.openai_chat import OpenAIChat
+from bursar.dialects.openai_responses import OpenAIResponses
 from bursar.dialects.protocol import Dialect
 
 
@@ -17,7 +19,14 @@ class Route:
     upstream: str
 
 
-ROUTES = (Route(OpenAIChat(), "/v1/chat/completions", "openai"),)
+_ROUTES = (
+    Route(OpenAIChat(), "/v1/chat/completions", "openai"),
+    Route(OpenAIResponses(), "/v1/responses", "openai"),
+    Route(AnthropicMessages(), "/v1/messages", "anthropic"),
+)
+
+DIALECTS: dict[str, Dialect] = {route.dialect.name: route.dialect for route in _ROUTES}
+"""Every dialect, by its name."""
 
 
 def find(path: str) -> Route | None:
@@ -30,4 +39,4 @@ def _spellings(path: str) -> tuple[str, ...]:
     return path, path.removeprefix("/v1"), "/v1" + path
 
 
-_BY_PATH = {spelling: route for route in ROUTES for spelling in _spellings(route.path)}
+_BY_PATH = {spelling: route for route in _ROUTES for spelling in _spellings(route.path)}

@@ -1,0 +1,108 @@
+"""Usage as Anthropic reports it: whole in a message, cumulative over the events of a stream."""
+
+from __future__ import annotations
+
+from bursar.call import CacheWrite, Usage
+from bursar.dialects.fields import member_of
+from bursar.dialects.meters import (
+    UntrustedError,
+    count,
+    inner,
+    json_object,
+    reported_model,
+    reported_tier,
+    required_count,
+)
+
+_PLAIN_REGIONS = (None, "", "global", "not_available")
+
+
+class EventTally:
+    """Keeps the last value of each field: the events repeat their counts, so nothing is ever added up."""
+
+    def __init__(self, cache_write: CacheWrite) -> None:
+        self._cache_write = cache_write
+        self._message: dict[str, object] = {}
+        self._usage: dict[str, object] = {}
+        self._has_output = False
+        self._is_done = False
+
+    def take(self, data: bytes) -> bool:
+        """Take the data of an event; no event is ever left out."""
+        try:
+            event = json_object(data)
+        except UntrustedError:
+            return False
+        kind = event.get("type")
+        if kind == "message_start":
+            message = event.get("message")
+            self._message = message if isinstance(message, dict) else {}
+            self._keep(self._message.get("usage"))
+        elif kind == "message_delta":
+            self._keep(event.get("usage"))
+            self._has_output = True
+        elif kind == "message_stop":
+            self._is_done = True
+        return False
+
+    def result(self) -> Usage:
+        """Give the usage of the whole stream; raises UntrustedError."""
+        if not self._is_done or not self._has_output:
+            raise UntrustedError("the stream ended before its end")
+        return usage_of({**self._message, "usage": self._usage}, self._cache_write)
+
+    def _keep(self, usage: object) -> None:
+        if isinstance(usage, dict):
+            self._usage |= {name: value for name, value in usage.items() if value is not None}
+
+
+def usage_of(message: dict[str, object], cache_write: CacheWrite) -> Usage:
+    """Give the usage of a whole message; raises UntrustedError."""
+    usage = inner(message, "usage")
+    model = reported_model(message.get("model"))
+    _only_one_inference(usage, model)
+    five_minutes, one_hour = _cache_writes(usage, cache_write)
+    output = required_count(usage, "output_tokens")
+    if count(inner(usage, "output_tokens_details"), "thinking_tokens") > output:
+        raise UntrustedError("the usage contradicts itself: more thinking tokens than output")
+    return Usage(
+        input_tokens=required_count(usage, "input_tokens"),
+        output_tokens=output,
+        cache_read_tokens=count(usage, "cache_read_input_tokens"),
+        cache_write_5m_tokens=five_minutes,
+        cache_write_1h_tokens=one_hour,
+        service_tier=_tier(usage),
+        model=model,
+    )
+
+
+def _only_one_inference(usage: dict[str, object], model: str) -> None:
+    """Refuse usage that says there was more than this call: fees of server tools, compaction, other models."""
+    for name, value in inner(usage, "server_tool_use").items():
+        if value:
+            raise UntrustedError(f"a tool on the provider's side was used ({name}), and its fee is not held")
+    iterations = usage.get("iterations")
+    for iteration in iterations if isinstance(iterations, list) else ():
+        other = member_of(iteration, "model")
+        if member_of(iteration, "type") != "message" or other not in (None, model):
+            raise UntrustedError("the provider did more than this call: a compaction, or another model")
+
+
+def _cache_writes(usage: dict[str, object], cache_write: CacheWrite) -> tuple[int, int]:
+    written = count(usage, "cache_creation_input_tokens")
+    split = inner(usage, "cache_creation")
+    five_minutes, one_hour = count(split, "ephemeral_5m_input_tokens"), count(split, "ephemeral_1h_input_tokens")
+    if five_minutes + one_hour == written:
+        return five_minutes, one_hour
+    if split:
+        raise UntrustedError("the usage contradicts itself: cache writes are not the sum of their parts")
+    return (0, written) if cache_write is CacheWrite.ONE_HOUR else (written, 0)
+
+
+def _tier(usage: dict[str, object]) -> str:
+    """Give the tier with its region, as the price book names them: `default`, `fast`, `default@us`."""
+    tier = reported_tier(usage.get("service_tier"))
+    speed, region = usage.get("speed"), usage.get("inference_geo")
+    if speed not in (None, "", "standard"):
+        tier = str(speed) if tier == "default" else f"{tier}-{speed}"
+    return tier if region in _PLAIN_REGIONS else f"{tier}@{region}"
