@@ -1,0 +1,141 @@
+"""How each known agent is pointed at the gateway: which variables it reads, and what has to be taken from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+# Clients that are spoken to with and without /v1 disagree; the gateway takes both, so each gets what it expects.
+_WITH_V1 = (
+    "OPENAI_BASE_URL",  # OpenAI SDKs, Agents SDK, LangChain, CrewAI, Qwen Code, @ai-sdk/openai, opencode
+    "OPENAI_API_BASE",  # LiteLLM, aider, older LangChain
+)
+_WITHOUT_V1 = (
+    "ANTHROPIC_BASE_URL",  # Anthropic SDKs, LangChain, Claude Code; @ai-sdk/anthropic adds no /v1 and is routed too
+    "ANTHROPIC_API_BASE",  # LiteLLM, aider
+    "ANTHROPIC_API_URL",  # LangChain
+    "ANTHROPIC_HOST",  # goose
+    "OPENAI_HOST",  # goose
+    # What follows speaks wire formats that are not metered: a 404 that says so, rather than a call past the cap.
+    "ANTHROPIC_BEDROCK_BASE_URL",
+    "ANTHROPIC_VERTEX_BASE_URL",
+    "ANTHROPIC_FOUNDRY_BASE_URL",
+    "AZURE_OPENAI_ENDPOINT",
+    "AZURE_API_BASE",
+    "GOOGLE_GEMINI_BASE_URL",
+    "GOOGLE_VERTEX_BASE_URL",
+    "GEMINI_API_BASE",
+)
+# Agents look for these before they start, so the run key stands in.
+_RUN_KEY = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "CODEX_API_KEY",
+    "GEMINI_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "AZURE_API_KEY",
+)
+# Whatever can pay a provider, whoever the provider is.
+PROVIDER_SECRETS = frozenset(
+    {
+        "AI21_API_KEY",
+        "AI_GATEWAY_API_KEY",
+        "ANTHROPIC_ADMIN_KEY",
+        "ANTHROPIC_API_KEY",
+        "ANTHROPIC_AUTH_TOKEN",
+        "ANTHROPIC_FOUNDRY_API_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_BEARER_TOKEN_BEDROCK",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AZURE_API_KEY",
+        "AZURE_OPENAI_API_KEY",
+        "AZURE_OPENAI_AD_TOKEN",
+        "CEREBRAS_API_KEY",
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CODEX_API_KEY",
+        "COHERE_API_KEY",
+        "CO_API_KEY",
+        "DASHSCOPE_API_KEY",
+        "DATABRICKS_TOKEN",
+        "DEEPINFRA_API_KEY",
+        "DEEPSEEK_API_KEY",
+        "FIREWORKS_API_KEY",
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "GOOGLE_GENAI_API_KEY",
+        "GOOGLE_GENERATIVE_AI_API_KEY",
+        "GROQ_API_KEY",
+        "HF_TOKEN",
+        "HUGGINGFACE_API_KEY",
+        "LITELLM_API_KEY",
+        "LITELLM_MASTER_KEY",
+        "MINIMAX_API_KEY",
+        "MISTRAL_API_KEY",
+        "MOONSHOT_API_KEY",
+        "NVIDIA_API_KEY",
+        "OPENAI_ADMIN_KEY",
+        "OPENAI_API_KEY",
+        "OPENROUTER_API_KEY",
+        "PERPLEXITYAI_API_KEY",
+        "PERPLEXITY_API_KEY",
+        "REPLICATE_API_TOKEN",
+        "SAMBANOVA_API_KEY",
+        "TOGETHERAI_API_KEY",
+        "TOGETHER_API_KEY",
+        "VERCEL_OIDC_TOKEN",
+        "VOYAGE_API_KEY",
+        "WATSONX_APIKEY",
+        "XAI_API_KEY",
+        "ZAI_API_KEY",
+        "ZHIPUAI_API_KEY",
+    }
+)
+# Switches that send Claude Code to a cloud that the gateway does not meter.
+_DETOURS = frozenset({"CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"})
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def environment(
+    environ: Mapping[str, str],
+    argv: Sequence[str],
+    base_url: str,
+    secret: str,
+    run: str,
+    upstreams: Mapping[str, str],
+    keep: frozenset[str] = frozenset(),
+) -> dict[str, str]:
+    """Give the child's environment: no provider secret in it, and every known agent pointed at the gateway.
+
+    `upstreams` maps each configured upstream to the variable of its key; `keep` names secrets of providers that the
+    gateway does not serve and that the operator lets the child have.
+    """
+    own = {key_env for key_env in upstreams.values() if key_env}
+    taken = (PROVIDER_SECRETS - keep) | own | _DETOURS
+    child = {name: value for name, value in environ.items() if name not in taken}
+    child |= dict.fromkeys(_WITH_V1, f"{base_url}/v1")
+    child |= dict.fromkeys(_WITHOUT_V1, base_url)
+    child |= dict.fromkeys((*_RUN_KEY, *own), secret)
+    for upstream in upstreams.keys() - {"openai", "anthropic"}:
+        prefix = upstream.upper().replace("-", "_")
+        child |= {f"{prefix}_BASE_URL": f"{base_url}/{upstream}/v1", f"{prefix}_API_BASE": f"{base_url}/{upstream}/v1"}
+    child |= {"BURSAR_URL": base_url, "BURSAR_KEY": secret, "BURSAR_RUN": run}
+    if _program(argv) == "claude":
+        # Claude Code asks a person before it uses ANTHROPIC_API_KEY; the token it takes at once.
+        del child["ANTHROPIC_API_KEY"]
+        child["ANTHROPIC_AUTH_TOKEN"] = secret
+    for name in ("NO_PROXY", "no_proxy"):
+        others = [host for host in child.get(name, "").split(",") if host.strip() and host.strip() not in _LOOPBACK]
+        child[name] = ",".join([*others, *_LOOPBACK])
+    return child
+
+
+def arguments(argv: Sequence[str], base_url: str) -> list[str]:
+    """Give the command to start: Codex reads no variable for its base URL, so it gets a flag."""
+    if _program(argv) == "codex":
+        return [argv[0], "-c", f'openai_base_url="{base_url}/v1"', *argv[1:]]
+    return list(argv)
+
+
+def _program(argv: Sequence[str]) -> str:
+    return PurePath(argv[0]).name
