@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
 
 from bursar.clock import Instant
 from bursar.pricing.limits import Limits, load_limits
@@ -102,7 +101,7 @@ class Book:
 
 def regional_percent(base_url: str) -> int:
     """Give what an endpoint charges of the list price: OpenAI's regional hosts ask a tenth more."""
-    host = urlsplit(base_url).hostname or ""
+    host = base_url.partition("://")[2].partition("/")[0].partition(":")[0].lower()
     return 110 if host.endswith(".api.openai.com") else 100
 
 

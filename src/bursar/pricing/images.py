@@ -58,17 +58,15 @@ def image_tokens(image: Image, card: Card) -> int:
 
 
 def _by_size(width: int, height: int, bound: ImageBound, tokens_max: int) -> int:
-    match bound.rule:
-        case ImageRule.PATCHES:
-            return max(_ceil(_ceil(width, 32) * _ceil(height, 32) * bound.percent, 100), bound.tokens_min)
-        case ImageRule.CLAUDE:
-            # The squares of thin images are not full: count both ways.
-            return max(_ceil(width * height, 750), _ceil(width, 28) * _ceil(height, 28)) + _CLAUDE_MARGIN
-        case ImageRule.GEMINI:
-            side = min(max(min(width, height) * 2 // 3, 256), 768)
-            return max(_GEMINI_TILE_TOKENS * _ceil(width, side) * _ceil(height, side), _GEMINI_TOKENS_MIN)
-        case ImageRule.TILES | ImageRule.FLAT:
-            return tokens_max
+    if bound.rule is ImageRule.PATCHES:
+        return max(_ceil(_ceil(width, 32) * _ceil(height, 32) * bound.percent, 100), bound.tokens_min)
+    if bound.rule is ImageRule.CLAUDE:
+        # The squares of thin images are not full: count both ways.
+        return max(_ceil(width * height, 750), _ceil(width, 28) * _ceil(height, 28)) + _CLAUDE_MARGIN
+    if bound.rule is ImageRule.GEMINI:
+        side = min(max(min(width, height) * 2 // 3, 256), 768)
+        return max(_GEMINI_TILE_TOKENS * _ceil(width, side) * _ceil(height, side), _GEMINI_TOKENS_MIN)
+    return tokens_max
 
 
 def _ceil(part: int, whole: int) -> int:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import date
 from importlib.resources import files
 from typing import NamedTuple
 
 from bursar.money import Rate
 
-_DATED = re.compile(r"(?P<base>.+)[-@](?P<year>20\d\d)-?(?P<month>\d\d)-?(?P<day>\d\d)", re.ASCII)
+_DATED = re.compile(r"(.+)[-@](20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])", re.ASCII)
 
 
 class Limit(NamedTuple):
@@ -30,7 +29,8 @@ class Limits:
     """The table, by provider and model name in lower case."""
 
     source: str
-    made_on: date
+    made_on: str
+    """YYYY-MM-DD"""
     models: dict[str, dict[str, Limit]]
 
     def find(self, provider: str, name: str) -> Limit | None:
@@ -39,19 +39,16 @@ class Limits:
         return rows.get(name) or rows.get(undated(name, self.made_on) or "")
 
 
-def undated(name: str, known_on: date) -> str | None:
-    """Give the name without its date, or None when it has none or a date after `known_on`.
+def undated(name: str, known_on: str) -> str | None:
+    """Give the name without its date, or None when it has none or a date after `known_on` (YYYY-MM-DD).
 
     A snapshot that is younger than our data may have any price.
     """
     found = _DATED.fullmatch(name)
     if found is None:
         return None
-    try:
-        snapshot = date(int(found["year"]), int(found["month"]), int(found["day"]))
-    except ValueError:
-        return None
-    return found["base"] if snapshot <= known_on else None
+    base, *day = found.groups()
+    return base if "-".join(day) <= known_on else None
 
 
 def load_limits() -> Limits:
@@ -59,7 +56,7 @@ def load_limits() -> Limits:
     table = json.loads(files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8"))
     return Limits(
         source=f"{table['source']}, {table['made_on']}",
-        made_on=date.fromisoformat(table["made_on"]),
+        made_on=table["made_on"],
         models={
             provider: {
                 name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent)

@@ -6,7 +6,6 @@ Imports genai-prices, which takes a quarter of a second: import this module thro
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from importlib.metadata import version
 
@@ -38,6 +37,8 @@ _TOKENS = frozenset(
 )
 # Server-side tools; the dialects refuse them.
 _TOOLS = frozenset({"web_searches_kcount", "storage_searches_kcount"})
+_DAY = 24 * 3600 * SECOND
+_ORDINAL_OF_1970 = 719_163
 _TIER_KEYS = ({"service_tier"}, {"speed"})
 
 _Price = Decimal | listed.TieredPrices
@@ -83,7 +84,7 @@ def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, 
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def find_model(provider_id: str, name: str, known_on: date) -> listed.ModelInfo:
+def find_model(provider_id: str, name: str, known_on: str) -> listed.ModelInfo:
     """Give the model of that name; raises DoubtError when the list only guesses that it has it."""
     provider = PROVIDERS.get(provider_id)
     if provider is None:
@@ -114,44 +115,67 @@ def _literals(clause: object) -> Iterator[str]:
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def _moments(model: listed.ModelInfo, now: Instant) -> tuple[list[datetime], Instant]:
+def _moments(model: listed.ModelInfo, now: Instant) -> tuple[list[int], Instant]:
     """Give every instant from now to the horizon at which a price begins, and until when the answer stays the same."""
     changes = sorted({change for constraint in _constraints(model) for change in _changes(constraint, now)})
     inside = [change for change in changes if now < change <= now + HORIZON]
     until = min((Instant(at) for change in changes for at in (change - HORIZON, change) if at > now), default=FOREVER)
-    return [_datetime(at) for at in (now, *inside)], until
+    return [now, *inside], until
 
 
-def _constraints(
-    model: listed.ModelInfo,
-) -> Iterator[listed.StartDateConstraint | listed.TimeOfDateConstraint | None]:
+def _constraints(model: listed.ModelInfo) -> Iterator[object]:
     if isinstance(model.prices, list):
         yield from (conditional.constraint for conditional in model.prices)
     yield from (variant.constraint for variant in model.price_variants or ())
 
 
-def _changes(constraint: object, now: Instant) -> Iterator[int]:
+def _changes(constraint: object, now: Instant) -> list[int]:
+    """Give the instants around now at which the condition begins or ends to hold; raises DoubtError."""
     match constraint:
         case None:
-            return
-        case listed.StartDateConstraint(start_date=start):
-            yield _instant(datetime.combine(start, time(), UTC))
-        case listed.TimeOfDateConstraint(start_time=start, end_time=end):
-            today = _datetime(now).date()
-            for days in (-1, 0, 1, 2):
-                for at in (start, end):
-                    zone = at.tzinfo or UTC
-                    yield _instant(datetime.combine(today + timedelta(days=days), at.replace(tzinfo=None), zone))
+            return []
+        case listed.StartDateConstraint():
+            return [_start(constraint)]
+        case listed.TimeOfDateConstraint():
+            midnights = [now - now % _DAY + days * _DAY for days in (-1, 0, 1, 2)]
+            return [midnight + time for midnight in midnights for time in _times(constraint)]
         case _:
             raise DoubtError(f"its price depends on {type(constraint).__name__}, which bursar does not know")
 
 
-def _datetime(at: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at)
+def _active(constraint: object, at: int) -> bool:
+    match constraint:
+        case listed.StartDateConstraint():
+            return at >= _start(constraint)
+        case listed.TimeOfDateConstraint():
+            start, end = _times(constraint)
+            time = at % _DAY
+            return start <= time < end if start <= end else time >= start or time < end
+        case _:
+            return constraint is None
 
 
-def _instant(at: datetime) -> int:
-    return (at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+def _start(constraint: listed.StartDateConstraint) -> int:
+    """Give the first instant of the day, in UTC."""
+    return (constraint.start_date.toordinal() - _ORDINAL_OF_1970) * _DAY
+
+
+def _times(constraint: listed.TimeOfDateConstraint) -> tuple[int, int]:
+    """Give the start and the end in microseconds after midnight UTC; times without a zone are UTC."""
+    ends = []
+    for time in (constraint.start_time, constraint.end_time):
+        offset = time.utcoffset()
+        seconds = (time.hour * 60 + time.minute) * 60 + time.second - (offset.seconds if offset else 0)
+        ends.append((seconds * SECOND + time.microsecond) % _DAY)
+    return ends[0], ends[1]
+
+
+def _standard(model: listed.ModelInfo, at: int) -> listed.ModelPrice:
+    """Give the ordinary prices at that instant: the last condition that holds wins, else the first is the price."""
+    if isinstance(model.prices, listed.ModelPrice):
+        return model.prices
+    holding = [conditional.prices for conditional in model.prices if _active(conditional.constraint, at)]
+    return holding[-1] if holding else model.prices[0].prices
 
 
 # ---- rates ----------------------------------------------------------------------------------------------------------
@@ -167,7 +191,7 @@ def _check_second_opinion(model: listed.ModelInfo, limit: Limit) -> None:
         raise DoubtError("two public price lists disagree on it")
 
 
-def _tiers(model: listed.ModelInfo, moments: list[datetime], limit: Limit, claude: bool) -> dict[str, tuple[Step, ...]]:
+def _tiers(model: listed.ModelInfo, moments: list[int], limit: Limit, claude: bool) -> dict[str, tuple[Step, ...]]:
     at_each = [_tiers_at(model, at, claude, limit.output_tokens_max == 0) for at in moments]
     always = set(at_each[0]).intersection(*at_each)
     tiers = {tier: dearest_steps(ladders[tier] for ladders in at_each) for tier in sorted(always)}
@@ -177,8 +201,8 @@ def _tiers(model: listed.ModelInfo, moments: list[datetime], limit: Limit, claud
     return tiers
 
 
-def _tiers_at(model: listed.ModelInfo, at: datetime, claude: bool, outputless: bool) -> dict[str, tuple[Step, ...]]:
-    standard = _prices(model.get_prices(at))
+def _tiers_at(model: listed.ModelInfo, at: int, claude: bool, outputless: bool) -> dict[str, tuple[Step, ...]]:
+    standard = _prices(_standard(model, at))
     ladder = _ladder(standard, claude, outputless)
     tiers = {DEFAULT_TIER: ladder}
     for tier, own in _variants(model, at).items():
@@ -199,12 +223,11 @@ def _prices(prices: listed.ModelPrice) -> dict[str, _Price]:
     return found
 
 
-def _variants(model: listed.ModelInfo, at: datetime) -> dict[str, dict[str, _Price]]:
+def _variants(model: listed.ModelInfo, at: int) -> dict[str, dict[str, _Price]]:
     """Give the prices that the active variants of each tier name; the first to name a price wins."""
     tiers: dict[str, dict[str, _Price]] = {}
     for variant in model.price_variants or ():
-        active = variant.constraint is None or variant.constraint.active(at)
-        if active and set(variant.when) in _TIER_KEYS:
+        if _active(variant.constraint, at) and set(variant.when) in _TIER_KEYS:
             prices = tiers.setdefault(next(iter(variant.when.values())), {})
             for key, price in _prices(variant.prices).items():
                 prices.setdefault(key, price)

@@ -133,13 +133,11 @@ def _text_tokens(given: Input, family: Family) -> int:
 
 def _dearest_input(rates: Rates, cache_write: CacheWrite) -> Rate:
     """Give the dearest rate that an input token can be billed at."""
-    match cache_write:
-        case CacheWrite.NONE:
-            return max(rates.input, rates.cache_read)
-        case CacheWrite.IMPLICIT | CacheWrite.FIVE_MINUTES:
-            return max(rates.input, rates.cache_read, rates.cache_write_5m)
-        case CacheWrite.ONE_HOUR:
-            return max(rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
+    if cache_write is CacheWrite.NONE:
+        return max(rates.input, rates.cache_read)
+    if cache_write in (CacheWrite.IMPLICIT, CacheWrite.FIVE_MINUTES):
+        return max(rates.input, rates.cache_read, rates.cache_write_5m)
+    return max(rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
 
 
 def _output_bounds(call: Call, card: Card, policy: OutputPolicy) -> tuple[int, int]:
