@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 
 import pytest
 from source_tree import Module, called_name, calls_of, functions, last_name, module, modules
+
+from bursar.ledger.hold import OpenHold
+from bursar.money import BrokenInvariantError
+from bursar.pricing.quote import Quote
 
 MINTS = {"Quote": "pricing/quote.py", "OpenHold": "ledger/hold.py"}
 
@@ -84,12 +90,19 @@ def test_the_gateway_dispatches_in_one_place() -> None:
 
 def test_a_hold_is_never_optional() -> None:
     for source in modules():
-        for node in ast.walk(source.tree):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-                text = ast.unparse(node)
-                assert not ("OpenHold" in text and "None" in text), source.at(node)
-            if isinstance(node, ast.Subscript) and last_name(node.value) == "Optional":
-                assert "OpenHold" not in ast.unparse(node), source.at(node)
+        for function in functions(source.tree):
+            arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+            for annotation in [function.returns, *(argument.annotation for argument in arguments)]:
+                text = ast.unparse(annotation) if annotation else ""
+                assert not ("OpenHold" in text and ("None" in text or "Optional" in text)), source.at(function)
+
+
+def test_a_seal_that_was_guessed_opens_nothing() -> None:
+    """The type checker lets any object pass for a seal; the mints do not."""
+    with pytest.raises(BrokenInvariantError):
+        Quote(**dict.fromkeys((field.name for field in dataclasses.fields(Quote)), object()))  # type: ignore[arg-type]
+    with pytest.raises(BrokenInvariantError):
+        OpenHold(*[object()] * (len(inspect.signature(OpenHold).parameters)))  # type: ignore[arg-type, call-arg]
 
 
 def _is_inside_class(source: Module, call: ast.AST, name: str) -> bool:

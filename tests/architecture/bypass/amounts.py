@@ -23,7 +23,7 @@ def money_plus_a_number() -> Money:
 
 
 def money_times_a_float() -> Money:
-    return ZERO * 1.1  # error: operator
+    return ZERO * 1.1  # error: operator, return-value
 
 
 def a_rate_for_money(rate: Rate) -> Money:
@@ -42,8 +42,12 @@ def a_void_without_proof(hold: OpenHold) -> None:
     hold.void()  # error: call-arg
 
 
-def a_bill_for_an_unmetered_reply(unmetered: Unmetered, quote: Quote) -> Money:
+def a_bill_for_an_unmetered_reply(unmetered: Unmetered, quote: Quote) -> Money | Unmetered:
     return bill(unmetered, quote)  # error: arg-type
+
+
+def a_bill_not_taken_apart(hold: OpenHold, usage: Usage) -> None:
+    hold.capture(bill(usage, hold.quote), usage)  # error: arg-type
 
 
 def a_price_not_taken_apart(call: Call, book: PriceBook) -> Money:

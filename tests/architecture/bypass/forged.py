@@ -41,7 +41,3 @@ def a_cheaper_quote(quote: Quote) -> None:
 
 def a_hold_for_another_quote(hold: OpenHold, cheaper: Quote) -> None:
     hold.quote = cheaper  # error: misc
-
-
-def a_hold_that_was_never_sent(hold: OpenHold) -> None:
-    hold.dispatched = False  # error: misc

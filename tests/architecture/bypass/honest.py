@@ -6,6 +6,7 @@ from bursar.call import Call, Usage
 from bursar.clock import Instant
 from bursar.ledger.account import Denied
 from bursar.ledger.hold import Ledger, OpenHold
+from bursar.money import Money
 from bursar.pricing.bill import bill
 from bursar.pricing.quote import OutputPolicy, PriceBook, worst_case
 from bursar.pricing.rates import Unpriced
@@ -20,7 +21,8 @@ async def pay(call: Call, book: PriceBook, ledger: Ledger, upstream: Upstream, u
         case Denied() as denied:
             return denied.reason
         case OpenHold() as hold:
-            async with hold:
-                async with await upstream.send(hold):
-                    hold.capture(bill(usage, hold.quote), usage)
+            async with hold, await upstream.send(hold):
+                cost = bill(usage, hold.quote)
+                if isinstance(cost, Money):
+                    hold.capture(cost, usage)
     return "paid"
