@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import Any
 
 from bursar.drill.faults import Dice, Fault, FaultKind
@@ -34,7 +33,8 @@ _CACHE_TOKENS_MIN = 1_024
 _CACHE_TOKENS_STEP = 128
 _CACHE_ENTRIES_MAX = 20_000
 _CUT_AFTER_SECONDS = 0.02
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_PHRASES = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 413: "Content Too Large"}
+_PHRASES |= {426: "Upgrade Required", 429: "Too Many Requests", 500: "Internal Server Error", 503: "Unavailable"}
 _ERROR_KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",

@@ -1,0 +1,230 @@
+"""Looping agents: plain HTTP clients that call a model again and again until somebody makes them stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import aiohttp
+
+RETRIES_MAX = 2
+"""The SDKs retry a call twice."""
+BACKOFF_SECONDS = 0.1
+CALL_SECONDS_MAX = 60.0
+_RETRIED = frozenset({408, 409, 429})
+_WORDS = ("the", "agent", "reads", "a", "file", "and", "writes", "down", "what", "it", "found", "in", "order")
+
+PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
+MODELS = {"chat": "gpt-4.1", "responses": "gpt-4.1", "messages": "claude-haiku-4-5"}
+_LAST_EVENT = {
+    "chat": (b"data: [DONE]",),
+    "responses": (b"event: response.completed", b"event: response.incomplete"),
+    "messages": (b"event: message_stop",),
+}
+
+
+class Outcome(StrEnum):
+    """How one attempt ended, as the agent sees it."""
+
+    ANSWERED = "answered"
+    EXHAUSTED = "exhausted"
+    """Refused: the cap is spent."""
+    HELD = "held"
+    """Refused: the rest of the cap is held by others."""
+    REFUSED = "refused"
+    """Refused by the gateway for any other reason."""
+    ERROR = "error"
+    """An error status of the provider, or of something in between."""
+    BROKEN = "broken"
+    """The connection broke, or the answer ended before its end."""
+    HUNG_UP = "hung_up"
+    """The agent itself left in the middle."""
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One HTTP request of one agent."""
+
+    agent: int
+    call: int
+    """Number of the logical call of this agent; a retry has the same."""
+    ended_at_us: int
+    """Microseconds since 1970."""
+    milliseconds: int
+    outcome: Outcome
+    status: int = 0
+    code: str = ""
+    """The gateway's code in a refusal, for example `cap_exhausted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How an agent behaves."""
+
+    dialect: str
+    stream: bool
+    prompt_bytes: int
+    max_tokens: int | None
+    """None sends no bound where the API allows that."""
+    grows: bool
+    """Whether each answer is added to the next prompt, as agents do."""
+    hangs_up_percent: int
+    calls_max: int
+    """An agent that nobody stops, stops here; a drill in which that happens has failed."""
+
+
+@dataclass(slots=True)
+class Agent:
+    """One agent in its loop."""
+
+    number: int
+    habit: Habit
+    base_url: str
+    key: str
+    rng: random.Random
+    seen: Callable[[Attempt], None]
+    """Told of every attempt as it ends."""
+    _text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._text = _prose(self.rng, self.habit.prompt_bytes)
+
+    async def run(self, session: aiohttp.ClientSession) -> None:
+        """Call until a refusal that must not be retried, or until retries have run out on one that may."""
+        for call in range(self.habit.calls_max):
+            attempt = await self._call(session, call)
+            if attempt.outcome in (Outcome.EXHAUSTED, Outcome.HELD, Outcome.REFUSED):
+                return
+
+    async def _call(self, session: aiohttp.ClientSession, call: int) -> Attempt:
+        """Make one logical call as an SDK does: once, and up to two retries."""
+        attempt, retry_after = await self._observed(session, call)
+        for _ in range(RETRIES_MAX):
+            if retry_after is None:
+                break
+            await asyncio.sleep(retry_after)
+            attempt, retry_after = await self._observed(session, call)
+        return attempt
+
+    async def _observed(self, session: aiohttp.ClientSession, call: int) -> tuple[Attempt, float | None]:
+        began = time.monotonic_ns()
+        outcome, status, code, retry_after = await self._attempt(session)
+        milliseconds = (time.monotonic_ns() - began) // 1_000_000
+        attempt = Attempt(self.number, call, time.time_ns() // 1_000, milliseconds, outcome, status, code)
+        self.seen(attempt)
+        return attempt, retry_after
+
+    async def _attempt(self, session: aiohttp.ClientSession) -> tuple[Outcome, int, str, float | None]:
+        hangs_up = self.rng.randrange(100) < self.habit.hangs_up_percent
+        # Anywhere between before the head and the middle of a stream.
+        patience = self.rng.uniform(0.02, 0.5) if hangs_up else CALL_SECONDS_MAX
+        try:
+            async with asyncio.timeout(patience):
+                return await self._exchange(session)
+        except TimeoutError:
+            return (Outcome.HUNG_UP if hangs_up else Outcome.TIMEOUT), 0, "", None
+        except (aiohttp.ClientError, OSError) as error:
+            return Outcome.BROKEN, 0, type(error).__name__, BACKOFF_SECONDS
+
+    async def _exchange(self, session: aiohttp.ClientSession) -> tuple[Outcome, int, str, float | None]:
+        url = self.base_url + PATHS[self.habit.dialect]
+        async with session.post(url, data=self._body(), headers=self._headers()) as response:
+            body = await response.read()
+            if response.status == 200:
+                if not self._is_complete(body):
+                    return Outcome.BROKEN, 200, "incomplete", None
+                self._grow(body)
+                return Outcome.ANSWERED, 200, "", None
+            code = refusal_code(body)
+            return _outcome(code), response.status, code, _retry_after(response)
+
+    # ---- the request -----------------------------------------------------------------------------------------------
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"content-type": "application/json", "user-agent": "bursar-drill"}
+        if self.habit.dialect == "messages":
+            return {**headers, "x-api-key": self.key, "anthropic-version": "2023-06-01"}
+        return {**headers, "authorization": f"Bearer {self.key}"}
+
+    def _body(self) -> bytes:
+        habit = self.habit
+        body: dict[str, Any] = {"model": MODELS[habit.dialect]}
+        messages = [{"role": "user", "content": self._text}]
+        if habit.dialect == "responses":
+            body["input"] = messages
+        else:
+            body["messages"] = messages
+        if habit.dialect == "messages":
+            body["max_tokens"] = habit.max_tokens or 4_096
+        elif habit.max_tokens is not None:
+            body["max_output_tokens" if habit.dialect == "responses" else "max_completion_tokens"] = habit.max_tokens
+        if habit.stream:
+            body["stream"] = True
+        return json.dumps(body).encode()
+
+    # ---- the answer ------------------------------------------------------------------------------------------------
+
+    def _is_complete(self, body: bytes) -> bool:
+        if self.habit.stream:
+            return any(mark in body for mark in _LAST_EVENT[self.habit.dialect])
+        try:
+            return isinstance(json.loads(body), dict)
+        except ValueError:
+            return False
+
+    def _grow(self, body: bytes) -> None:
+        if self.habit.grows:
+            self._text += "\n" + _prose(self.rng, min(len(body), 1_000))
+
+
+def refusal_code(body: bytes) -> str:
+    """Give the gateway's own code out of an error body of any dialect; empty when the error is not the gateway's."""
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return ""
+    error = fields.get("error") if isinstance(fields, dict) else None
+    for holder in (error, fields):
+        if isinstance(holder, dict) and isinstance(holder.get("bursar"), dict):
+            code = holder["bursar"].get("code") or holder.get("code") or holder.get("type")
+            return str(code)
+    return ""
+
+
+def _outcome(code: str) -> Outcome:
+    match code:
+        case "cap_exhausted":
+            return Outcome.EXHAUSTED
+        case "cap_held":
+            return Outcome.HELD
+        case "":
+            return Outcome.ERROR
+        case _:
+            # What the gateway says about its upstream is no refusal: the agent may go on.
+            return Outcome.ERROR if code.startswith("upstream_") or code == "ledger_unavailable" else Outcome.REFUSED
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    """Decide as the SDKs do whether to retry, and after how long."""
+    should = response.headers.get("x-should-retry", "")
+    if should == "false" or (should != "true" and response.status not in _RETRIED and response.status < 500):
+        return None
+    wait = response.headers.get("retry-after", "")
+    return float(wait) if wait.isdigit() else BACKOFF_SECONDS
+
+
+def _prose(rng: random.Random, size: int) -> str:
+    words: list[str] = []
+    length = 0
+    while length < size:
+        word = rng.choice(_WORDS)
+        words.append(word)
+        length += len(word) + 1
+    return " ".join(words)[:size]

@@ -1,0 +1,105 @@
+"""What the drill tries, as data: who storms, against which cap, and what goes wrong meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bursar.drill.faults import NAMED_FAULTS, Fault
+
+DIALECTS = ("chat", "responses", "messages")
+KILL = "kill_worker"
+HANG_UP = "hang_up"
+"""Two faults that are not the provider's: kill -9 of a gateway worker, and clients that leave in the middle."""
+HANG_UP_PERCENT = 15
+FAULT_NAMES = (HANG_UP, KILL, *NAMED_FAULTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One storm of agents on one run with one cap."""
+
+    name: str
+    says: str
+    """What it shows, for people."""
+    cap_calls: int | None = None
+    cap_nanodollars: int | None = None
+    agents: int = 64
+    workers: int = 4
+    dialects: tuple[str, ...] = DIALECTS
+    streams: tuple[bool, ...] = (False, True)
+    latency_ms: int = 200
+    chunk_ms: int = 2
+    prompt_bytes: tuple[int, int] = (2_000, 8_000)
+    output_tokens: tuple[int, int] = (50, 400)
+    max_tokens: int = 1_000
+    unbounded_percent: int = 25
+    """Share of the agents that send no output bound, where the API lets them."""
+    growing_percent: int = 50
+    """Share of the agents whose prompt grows with every answer."""
+    hang_up_percent: int = 0
+    faults: tuple[Fault, ...] = ()
+    kills: int = 0
+    """How many times a gateway worker is killed with SIGKILL while the storm is on."""
+    usable_percent_min: int = 90
+    """How much of the cap must be used up when the first call is refused because the cap is spent."""
+    seed: int = 1
+
+    @property
+    def has_trouble(self) -> bool:
+        """Whether anything goes wrong by order, so that agents may see errors and costs may be presumed."""
+        return bool(self.faults or self.kills or self.hang_up_percent)
+
+
+# Twice what the dearest call of a storm asks for: the share of a cap that may be left when nothing more fits in.
+_SLACK_NANODOLLARS = 60_000_000
+
+
+def calls(cap: int) -> Scenario:
+    """Give the storm on a run that may make so many calls; all of them must be usable."""
+    return Scenario(
+        name="calls",
+        says="agents in a loop, all at once, on one run with a cap in calls",
+        cap_calls=cap,
+        usable_percent_min=100,
+    )
+
+
+def dollars(cap_nanodollars: int) -> Scenario:
+    """Give the storm on a run that may spend so much; nine tenths must be usable, less where the cap is tiny."""
+    slack_percent = _SLACK_NANODOLLARS * 100 // max(1, cap_nanodollars)
+    return Scenario(
+        name="dollars",
+        says="agents in a loop, all at once, on one run with a cap in dollars",
+        cap_nanodollars=cap_nanodollars,
+        usable_percent_min=max(0, min(90, 100 - slack_percent)),
+    )
+
+
+TROUBLE = Scenario(
+    name="trouble",
+    says="the same while clients hang up, answers break off or err, and a gateway worker is killed",
+    cap_nanodollars=1_000_000_000,
+    hang_up_percent=HANG_UP_PERCENT,
+    faults=tuple(
+        NAMED_FAULTS[name] for name in ("status_429", "status_500", "cut_head", "cut_middle", "truncate", "no_usage")
+    ),
+    kills=1,
+    # A presumed call books its whole hold: the cap is then used up by what cannot be ruled out, not by the bill.
+    usable_percent_min=0,
+)
+SERIES: tuple[Scenario, ...] = (calls(20), dollars(1_000_000_000), TROUBLE)
+
+
+def with_faults(scenario: Scenario, names: tuple[str, ...]) -> Scenario:
+    """Add the named faults to a scenario; raises KeyError on a name that is not in FAULT_NAMES."""
+    provider_faults = tuple(NAMED_FAULTS[name] for name in names if name not in (KILL, HANG_UP))
+    if not names:
+        return scenario
+    return replace(
+        scenario,
+        name=f"{scenario.name}+faults",
+        faults=provider_faults,
+        hang_up_percent=HANG_UP_PERCENT if HANG_UP in names else 0,
+        kills=1 if KILL in names else 0,
+        usable_percent_min=0,
+    )
