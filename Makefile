@@ -79,7 +79,8 @@ clean:  ## remove the environment and everything that was built
 # Debian's python3 comes without ensurepip until python3-venv is installed; then the pip beside it fills the environment.
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
-	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --quiet --python $(VENV)/bin/python install pip; }
+	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
+	       && $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; }
 
 # The stamps say which lock the environment holds; dev.lock holds everything that run.lock does.
 $(VENV)/.run: requirements/run.lock pyproject.toml | $(BIN)/python
@@ -93,6 +94,6 @@ $(VENV)/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.uv: | $(BIN)/python
-	$(BIN)/python -m venv $(VENV)/uv
-	$(VENV)/uv/bin/pip install --disable-pip-version-check --quiet uv
+	$(BIN)/python -m venv --without-pip $(VENV)/uv
+	$(PIP) --python $(VENV)/uv/bin/python install uv
 	@touch $@
