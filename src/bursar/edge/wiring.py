@@ -49,14 +49,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
     endpoints = {
         name: _endpoint(name, upstream, settings, provider_keys) for name, upstream in settings.upstreams.items()
     }
-    book = Book(
-        own_models={
-            name: OwnModel(**{**model.model_dump(), "family": Family(model.family)})
-            for name, model in settings.models.items()
-        },
-        provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
-        percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
-    )
+    book = price_book(settings)
     gate = Gate(
         book=book,
         ledger=Ledger(store, settings.policy.wait_seconds_max),
@@ -85,6 +78,18 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
             if upstream.key_env and not provider_keys.get(name)
         },
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
+    )
+
+
+def price_book(settings: Settings) -> Book:
+    """Make the book that prices the calls of these settings."""
+    return Book(
+        own_models={
+            name: OwnModel(**{**model.model_dump(), "family": Family(model.family)})
+            for name, model in settings.models.items()
+        },
+        provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
+        percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
     )
 
 
