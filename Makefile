@@ -57,7 +57,7 @@ mutants: $(VENV)/.dev  ## break the money code on purpose and see that a test no
 	$(BIN)/python scripts/mutate.py
 
 fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=7
-	BURSAR_FUZZ_SECONDS=$(SECONDS_OF_FUZZ) BURSAR_FUZZ_SEED=$(SEED) $(BIN)/python -m pytest tests/fuzz -s
+	$(BIN)/python -m tests.fuzz.fuzz_parsers --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
 
 agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bursar run` (minutes; needs npm)
 	BURSAR_AGENTS=all $(BIN)/python -m pytest tests/agents -s
