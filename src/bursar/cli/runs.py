@@ -1,0 +1,263 @@
+"""`bursar runs`: look at runs, raise what they may spend, stop them, let them go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bursar.cli.common import (
+    COUNT,
+    USD,
+    FailedError,
+    account_facts,
+    amount,
+    amounts_facts,
+    at,
+    books_options,
+    existing_books,
+    run_async,
+    settings_for,
+    show_json,
+    show_table,
+    usd,
+)
+
+if TYPE_CHECKING:
+    from bursar.ledger.account import Account, AccountState, Unit
+    from bursar.ledger.store import HoldRow, RunRow, Store
+    from bursar.money import Money
+    from bursar.settings import Settings
+
+ROWS_MAX = 10_000
+
+
+@click.group()
+def runs() -> None:
+    """List, show, raise, stop and resume runs.
+
+    Example: bursar runs list
+    """
+
+
+@runs.command("list")
+@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=50, show_default=True, help="Newest runs to show.")
+@books_options
+def list_(limit: int, config: Path | None, ledger: str | None, as_json: bool) -> None:
+    """List the newest runs.
+
+    Example: bursar runs list --limit 10
+    """
+    rows = run_async(_rows(settings_for(config, ledger), limit))
+    if as_json:
+        show_json([run_facts(row) for row in rows])
+        return
+    show_table(
+        ("RUN", "COMMAND", "STATE", "SPENT", "HELD", "CAP", "CALLS", "REFUSED", "OPENED", "KEY"), map(_line, rows)
+    )
+
+
+@runs.command()
+@click.argument("run")
+@click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=20, show_default=True, help="Newest calls to show.")
+@books_options
+def show(run: str, limit: int, config: Path | None, ledger: str | None, as_json: bool) -> None:
+    """Show a run: its accounts, and its newest calls.
+
+    Example: bursar runs show r-abcdefghijkl
+    """
+    accounts, holds = run_async(_one(settings_for(config, ledger), run, limit))
+    if as_json:
+        show_json({"run": run, "accounts": list(map(account_facts, accounts)), "calls": list(map(hold_facts, holds))})
+        return
+    show_table(("UNIT", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE"), map(_account_line, accounts))
+    click.echo()
+    show_table(("CALL", "MODEL", "STATE", "HELD", "SPENT", "BASIS", "AT", "WHY"), map(hold_line, holds))
+
+
+@runs.command("raise")
+@click.argument("run")
+@click.option("--usd", type=USD, help="New cap in USD; the whole, not the difference.")
+@click.option("--calls", type=COUNT, help="New cap in calls.")
+@click.option("--tokens", type=COUNT, help="New cap in tokens.")
+@books_options
+def raise_(
+    run: str,
+    usd: Money | None,
+    calls: int | None,
+    tokens: int | None,
+    config: Path | None,
+    ledger: str | None,
+    as_json: bool,
+) -> None:
+    """Set the caps of a run anew, while it runs or not; lower is possible, too.
+
+    Example: bursar runs raise r-abcdefghijkl --usd 10
+    """
+    from bursar.ledger.account import Unit
+
+    asked = {Unit.USD: None if usd is None else usd.nanodollars, Unit.CALLS: calls, Unit.TOKENS: tokens}
+    limits = {unit: limit for unit, limit in asked.items() if limit is not None}
+    if not limits:
+        raise click.UsageError("say which cap: --usd, --calls or --tokens")
+    _show_accounts(run, run_async(_set_limits(settings_for(config, ledger), run, limits)), as_json)
+
+
+@runs.command()
+@click.argument("run")
+@books_options
+def stop(run: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
+    """Refuse every further call of a run; calls in flight end as they would.
+
+    Example: bursar runs stop r-abcdefghijkl
+    """
+    from bursar.ledger.account import AccountState
+
+    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.STOPPED))
+    _show_accounts(run, accounts, as_json)
+
+
+@runs.command()
+@click.argument("run")
+@books_options
+def resume(run: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
+    """Let a run that was stopped, or had an overrun, make calls again, as far as its caps go.
+
+    Example: bursar runs resume r-abcdefghijkl
+    """
+    from bursar.ledger.account import AccountState
+
+    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.OPEN))
+    _show_accounts(run, accounts, as_json)
+
+
+# ---- the books ------------------------------------------------------------------------------------------------------
+
+
+async def _rows(settings: Settings, limit: int) -> tuple[RunRow, ...]:
+    async with existing_books(settings) as store:
+        return await store.runs(limit)
+
+
+async def _one(settings: Settings, run: str, limit: int) -> tuple[tuple[Account, ...], list[HoldRow]]:
+    async with existing_books(settings) as store:
+        accounts = await _accounts(store, run)
+        own = {account.id for account in accounts}
+        # The books keep no index of calls by run; looking through the newest is enough for people.
+        holds = [hold for hold in await store.holds(None, ROWS_MAX) if own & set(hold.accounts)]
+        return accounts, holds[:limit]
+
+
+async def _set_limits(settings: Settings, run: str, limits: dict[Unit, int]) -> tuple[Account, ...]:
+    from bursar.ledger.account import SetLimit
+
+    async with existing_books(settings) as store:
+        await _accounts(store, run)
+        for unit, limit in limits.items():
+            await store.submit(SetLimit(scope=f"run:{run}", unit=unit, limit=limit))
+        return await _accounts(store, run)
+
+
+async def _set_state(settings: Settings, run: str, state: AccountState) -> tuple[Account, ...]:
+    from bursar.ledger.account import SetState
+
+    async with existing_books(settings) as store:
+        await _accounts(store, run)
+        await store.submit(SetState(scope=f"run:{run}", state=state))
+        return await _accounts(store, run)
+
+
+async def _accounts(store: Store, run: str) -> tuple[Account, ...]:
+    accounts = await store.accounts(f"run:{run}")
+    if not accounts:
+        raise FailedError(f"there is no run {run}; `bursar runs list` shows them")
+    return accounts
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def run_facts(row: RunRow) -> dict[str, object]:
+    """Give a run as JSON takes it."""
+    return {
+        "run": row.run,
+        "key": row.owner.removeprefix("key:"),
+        "command": row.label,
+        "opened_at": at(row.opened_at),
+        "calls_open": row.calls_open,
+        "calls_refused": row.calls_refused,
+        "accounts": [account_facts(account) for account in row.accounts],
+    }
+
+
+def hold_facts(hold: HoldRow) -> dict[str, object]:
+    """Give a hold as JSON takes it."""
+    return {
+        "call": hold.call_id,
+        "state": str(hold.state),
+        "model": hold.model,
+        "upstream": hold.upstream,
+        "accounts": list(hold.accounts),
+        "held": amounts_facts(hold.held),
+        "captured": amounts_facts(hold.captured),
+        "overrun": amounts_facts(hold.overrun),
+        "basis": hold.basis,
+        "why": hold.why,
+        "worker": hold.worker,
+        "opened_at": at(hold.opened_at),
+        "settled_at": at(hold.settled_at),
+    }
+
+
+def hold_line(hold: HoldRow) -> tuple[str, ...]:
+    """Give a hold as a line of a table."""
+    return (
+        hold.call_id,
+        hold.model,
+        str(hold.state),
+        usd(hold.held.usd),
+        usd(hold.captured.usd + hold.overrun.usd),
+        hold.basis or "-",
+        at(hold.opened_at),
+        hold.why,
+    )
+
+
+def by_unit(row: RunRow) -> dict[str, Account]:
+    """Give the accounts of a run by the name of their unit."""
+    return {str(account.unit): account for account in row.accounts}
+
+
+def state_of(accounts: tuple[Account, ...]) -> str:
+    """Give the state of a run: that of the first account which is not open."""
+    return next((str(account.state) for account in accounts if account.state != "open"), "open")
+
+
+def _line(row: RunRow) -> tuple[str, ...]:
+    money, calls = by_unit(row).get("usd"), by_unit(row).get("calls")
+    return (
+        row.run,
+        row.label or "-",
+        state_of(row.accounts),
+        usd(money.captured + money.overrun if money else None),
+        usd(money.held if money else None),
+        usd(money.limit if money else None),
+        f"{calls.captured}/{amount('calls', calls.limit)}" if calls else "-",
+        str(row.calls_refused),
+        at(row.opened_at),
+        row.owner.removeprefix("key:"),
+    )
+
+
+def _account_line(account: Account) -> tuple[str, ...]:
+    unit = str(account.unit)
+    amounts = (account.limit, account.captured, account.held, account.overrun)
+    return (unit, *(amount(unit, value) for value in amounts), str(account.state))
+
+
+def _show_accounts(run: str, accounts: tuple[Account, ...], as_json: bool) -> None:
+    if as_json:
+        show_json({"run": run, "accounts": list(map(account_facts, accounts))})
+    else:
+        show_table(("UNIT", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE"), map(_account_line, accounts))
