@@ -125,8 +125,8 @@ def environment(
         del child["ANTHROPIC_API_KEY"]
         child["ANTHROPIC_AUTH_TOKEN"] = secret
     for name in ("NO_PROXY", "no_proxy"):
-        others = [host for host in child.get(name, "").split(",") if host.strip() and host.strip() not in _LOOPBACK]
-        child[name] = ",".join([*others, *_LOOPBACK])
+        others = [host.strip() for host in child.get(name, "").split(",")]
+        child[name] = ",".join([*(host for host in others if host and host not in _LOOPBACK), *_LOOPBACK])
     return child
 
 
