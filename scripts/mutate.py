@@ -30,6 +30,12 @@ class Survivor:
     became: str
 
     @property
+    def is_wording(self) -> bool:
+        """Say whether only a sentence for people changed: three words or more, marked or in another case."""
+        said = re.search(r"\w+ \w+ \w+", self.was)
+        return bool(said) and self.became.replace("XX", "").lower() == self.was.lower()
+
+    @property
     def where(self) -> str:
         """Give the module and function without mutmut's own marks: `money.Money.from_usd`."""
         plain = re.sub(r"__mutmut_\d+$", "", self.name).removeprefix("bursar.")
@@ -60,14 +66,15 @@ def reasons() -> dict[tuple[str, str, str], str]:
     return {(row["where"], row["was"], row["became"]): row["reason"] for row in known}
 
 
-def page(counts: Counter[str], rows: list[tuple[Survivor, str]]) -> str:
+def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) -> str:
     """Give docs/mutants.md."""
     killed = counts["killed"] + counts["timeout"]
     lines = [
         "# Mutants of the money code",
         "",
         f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
-        f" itself;\nthe tests notice {killed}. The others change nothing that can be seen, for the reason given.",
+        f" itself. The tests\nnotice {killed}; {worded} change the wording of a message only; the other {len(rows)} change"
+        " nothing that matters, for the reason given.",
         "",
     ]
     if rows:
@@ -84,6 +91,8 @@ def main() -> None:
     results = [match for line in mutmut("results", "--all", "true").splitlines() if (match := RESULT.match(line))]
     counts = Counter(match["state"] for match in results)
     alive = [survivor(match["name"]) for match in results if match["state"] not in {"killed", "timeout"}]
+    worded = sum(row.is_wording for row in alive)
+    alive = [row for row in alive if not row.is_wording]
     shutil.rmtree(WORK, ignore_errors=True)
     known = reasons()
     rows = [(row, known.get((row.where, row.was, row.became), "")) for row in alive]
@@ -93,7 +102,7 @@ def main() -> None:
         print(f'\n[[survivor]]\nwhere = "{row.where}"\nwas = {row.was!r}\nbecame = {row.became!r}\nreason = ""')
     if unexplained:
         sys.exit(f"{len(unexplained)} mutants survive: test them, or say in {REASONS.name} why they are harmless")
-    PAGE.write_text(page(counts, rows), encoding="utf-8")
+    PAGE.write_text(page(counts, worded, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
