@@ -109,6 +109,7 @@ def render(version: str, made_on: str, notice: str, table: dict[str, dict[str, l
         "licence": "MIT (the parts used here are outside the enterprise directory)",
         "notice": notice[notice.index("MIT License") :].strip(),
         "made_by": "scripts/make_model_limits.py",
+        "unbounded_names": UNBOUNDED_NAME.pattern,
         "columns": [
             "context_tokens",
             "output_tokens_max",

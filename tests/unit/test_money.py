@@ -44,6 +44,7 @@ def test_an_amount_in_usd_is_read_to_the_nanodollar(text: str, nanodollars: int)
         ("-inf", "of zero or more"),
         ("inf", "of zero or more"),
         ("9223372037", "more than the ledger can count"),
+        ("9223372036.5", "more than the ledger can count"),
         ("1e400", "more than the ledger can count"),
         ("0.0000000001", "more than nine decimals"),
         ("1.0000000005", "more than nine decimals"),

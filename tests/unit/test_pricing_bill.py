@@ -99,17 +99,15 @@ def test_a_reply_that_names_another_model_is_billed_as_the_model_that_was_asked_
 )
 def test_a_negative_count_is_no_usage(usage: Usage) -> None:
     answer = bill(usage, quoted(a_call(), CLIFF))
-    assert isinstance(answer, Unmetered)
-    assert "negative" in answer.why
+    assert answer == Unmetered("the reported usage has a negative count")
 
 
 def test_a_cost_that_the_ledger_cannot_count_is_no_cost() -> None:
     nanodollar_a_token = a_card({"default": (Step(0, a_rate_of_each(0, 1_000, 0, 0, 0)),)})
     quote = quoted(a_call(), nanodollar_a_token)
     assert bill(Usage(0, 2**63 - 1), quote) == Money(2**63 - 1)
-    answer = bill(Usage(0, 2**63), quote)
-    assert isinstance(answer, Unmetered)
-    assert "more than the ledger can count" in answer.why
+    too_much = Unmetered("the reported usage costs more than the ledger can count")
+    assert bill(Usage(0, 2**63), quote) == too_much
 
 
 rates = st.builds(a_rate_of_each, *[st.integers(0, 10**8)] * 5)

@@ -62,8 +62,12 @@ def test_own_prices_that_are_not_named_cost_what_they_can_at_most() -> None:
 def test_own_prices_that_are_named_are_taken_as_they_are() -> None:
     own = OwnModel("3", "15", 8_000, 0, cache_read="0.3", cache_write="3.75", image_tokens_max=9_000)
     card = priced(Book({"m": own}, {}), "any", "m")
-    assert card.tiers["default"][0].rates == RATES._replace(cache_write_1h=RATES.cache_write_5m)
+    assert card.tiers["default"][0].rates == RATES
     assert card.image_tokens_max == 8_000
+    assert card.family is Family.UNKNOWN
+    byte_level = OwnModel("3", "15", 8_000, 0, cache_write="3.75", family=Family.BYTE_LEVEL)
+    rates = priced(Book({"m": byte_level}, {}), "any", "m").tiers["default"][0].rates
+    assert (rates.cache_read, rates.cache_write_1h) == (rates.input, rates.cache_write_5m)
     few = OwnModel("0", "0", 8_000, 100, image_tokens_max=50)
     free = priced(Book({"m": few}, {}), "any", "m")
     assert (free.image_tokens_max, free.tiers["default"][0].rates) == (50, a_rate_of_each(0, 0, 0, 0, 0))
@@ -87,17 +91,47 @@ def test_a_provider_whose_billing_was_not_studied_has_no_prices(provider: str) -
 
 
 def test_the_refusal_of_a_model_is_toml_to_paste() -> None:
+    shown_names = {"my-model": "my-model", "x\ny": "x?y", 'a"b\\c': 'a"b\\c'}
     for name in ("my-model", 'a"b\\c', "x\ny", "\N{PILE OF POO}", "n" * 256):
         message = refused(Book({}, {}), "any", name).message
         lines = message[message.index("\n[models.") :].replace("...", "1").replace('"1"', '"1.00"')
-        (table,) = tomllib.loads(lines)["models"].values()
+        ((key, table),) = tomllib.loads(lines)["models"].items()
+        assert key == shown_names.get(name, name)
         assert table == {"input": "1.00", "output": "1.00", "context_tokens": 1, "output_tokens_max": 1}
+
+
+def test_what_the_list_does_know_of_a_model_is_filled_in() -> None:
+    message = refused(Book({}, PROVIDERS), "anthropic", "claude-fable-5-2").message
+    assert "its output maximum is not known" in message
+    table = tomllib.loads(message[message.index("\n[models.") :].replace("...", "128000"))["models"]["claude-fable-5-2"]
+    assert table == {
+        "input": "8.00",
+        "output": "40.00",
+        "cache_read": "0.20",
+        "cache_write": "10.00",
+        "family": "claude",
+        "context_tokens": 1_000_000,
+        "output_tokens_max": 128_000,
+    }
+    window_unknown = refused(Book({}, PROVIDERS), "openai", "gpt-6-cyber").message
+    assert 'input = "20.00"' in window_unknown
+    assert 'family = "byte-level"' in window_unknown
+    assert "context_tokens = ..." in window_unknown
+
+
+def test_no_price_is_suggested_for_a_model_that_charges_for_more_than_tokens() -> None:
+    for name in ("gpt-4o-mini-search-preview", "gpt-4o-audio-preview"):
+        message = refused(Book({}, PROVIDERS), "openai", name).message
+        assert "charge for more than the tokens of text" in message
+        assert 'input = "..."' in message
 
 
 def test_an_endless_name_is_cut_in_the_message_and_not_looked_up() -> None:
     refusal = refused(Book({}, PROVIDERS), "openai", "gpt-5" * 100)
     assert "too long" in refusal.message
     assert len(refusal.message) < 1_000
+    assert "too long" not in refused(Book({}, PROVIDERS), "openai", "n" * 256).message
+    assert "too long" in refused(Book({}, PROVIDERS), "openai", "n" * 257).message
 
 
 def test_names_are_found_in_any_case_as_the_list_does() -> None:
@@ -134,6 +168,7 @@ def test_not_more_cards_are_kept_than_a_few_thousand(monkeypatch: pytest.MonkeyP
 
 def test_a_regional_endpoint_asks_a_tenth_more() -> None:
     assert regional_percent("https://eu.api.openai.com") == 110
+    assert regional_percent("https://EU.api.openai.com:443/v1?a=b://c") == 110
     assert regional_percent("https://us.api.openai.com/v1") == 110
     assert regional_percent("https://api.openai.com") == 100
     assert regional_percent("http://127.0.0.1:8080") == 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,7 +47,7 @@ def test_no_text_is_too_strange_to_ask_about(text: str) -> None:
 
 def test_a_row_is_found_by_its_own_name_first_and_then_without_its_date() -> None:
     dated = ROW._replace(context_tokens=7)
-    limits = Limits("a test", TODAY, {"openai": {"gpt-5": ROW, "gpt-5-2025-08-07": dated}})
+    limits = Limits("a test", TODAY, {"openai": {"gpt-5": ROW, "gpt-5-2025-08-07": dated}}, re.compile("x"))
     assert limits.find("openai", "gpt-5") == ROW
     assert limits.find("openai", "gpt-5-2025-08-07") == dated
     assert limits.find("openai", "gpt-5-2025-08-08") == ROW
@@ -58,6 +60,7 @@ def test_the_table_says_where_it_is_from_and_every_row_makes_sense() -> None:
     limits = load_limits()
     assert limits.source.startswith("LiteLLM ")
     assert limits.source.endswith(limits.made_on)
+    assert limits.unbounded_names.search("gpt-4o-search-preview")
     assert set(limits.models) >= {"openai", "anthropic", "google"}
     for provider, rows in limits.models.items():
         for name, row in rows.items():

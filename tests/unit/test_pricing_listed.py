@@ -92,6 +92,11 @@ def test_a_long_lived_cache_write_is_never_cheaper_than_a_short_one() -> None:
     assert ordinary(a_model((None, prices))).cache_write_1h == Rate(6_000_000)
 
 
+def test_a_claude_write_for_an_hour_costs_twice_the_input_where_it_is_not_listed() -> None:
+    prices = PRICES | {"cache_write_mtok": Decimal("2.5")}
+    assert ordinary(a_model((None, prices)), provider="anthropic").cache_write_1h == Rate(4_000_000)
+
+
 def test_a_free_class_is_free_when_the_list_says_zero() -> None:
     prices = PRICES | {"cache_read_mtok": Decimal(0), "cache_write_mtok": Decimal(0)}
     rates = ordinary(a_model((None, prices)))
@@ -276,6 +281,11 @@ def test_before_a_change_of_price_the_dearer_of_both_counts_class_by_class() -> 
     assert (long_before.valid_until, just_before.valid_until, after.valid_until) == (change - HORIZON, change, FOREVER)
 
 
+def test_before_every_condition_the_first_price_is_the_price() -> None:
+    first, second = (listed.StartDateConstraint(date(2027, month, 1)) for month in (1, 2))
+    assert ordinary(a_model((first, PRICES), (second, LATER))).input == Rate(2_000_000)
+
+
 def test_a_tier_that_begins_within_the_horizon_is_not_priced_yet() -> None:
     model = a_model(variants=[a_variant({"service_tier": "flex"}, PRICES, since=date(2026, 11, 24))])
     assert sorted(card(model, Instant(MIDNIGHT + DAY - 1)).tiers) == ["default"]
@@ -314,6 +324,8 @@ def test_times_of_day_may_pass_midnight_and_be_told_in_other_zones() -> None:
     assert ordinary(model, at(21, 45)).input == Rate(4_000_000)
     assert ordinary(model, at(25, 59)).input == Rate(4_000_000)
     assert ordinary(model, at(26)).input == Rate(2_000_000)
+    odd = listed.TimeOfDateConstraint(time(12, 0, 30, 500), time(13))
+    assert card(a_model((None, PRICES), (odd, LATER))).valid_until == Instant(NOW + 30 * SECOND + 500)
     naive = listed.TimeOfDateConstraint(time(22), time(2))
     assert card(a_model((None, PRICES), (naive, LATER)), at(23)).valid_until == at(25, 45)
 

@@ -23,10 +23,16 @@ BASE = 512
 
 def test_a_quote_made_by_anybody_else_breaks_an_invariant() -> None:
     quote = quoted(a_call(), a_card())
-    with pytest.raises(BrokenInvariantError, match="only worst_case"):
+    with pytest.raises(BrokenInvariantError, match=r"^only worst_case\(\) makes a Quote$"):
         replace(quote, seal=object())
-    with pytest.raises(BrokenInvariantError, match="only worst_case"):
+    with pytest.raises(BrokenInvariantError, match=r"^only worst_case\(\) makes a Quote$"):
         replace(quote, seal=None)
+
+
+def test_a_quote_is_of_the_call_that_was_asked_about() -> None:
+    call, card = a_call(), a_card()
+    assert quoted(call, card).call is call
+    assert quoted(call, card).card is card
 
 
 def test_the_seal_is_not_shown() -> None:
@@ -91,7 +97,8 @@ def test_the_input_is_quoted_at_the_dearest_write_that_the_request_can_cause(
 def test_the_input_is_never_quoted_below_any_rate_that_it_can_be_billed_at(cache_write: CacheWrite) -> None:
     for rates in (a_rate_of_each(5, 0, 1, 2, 3), a_rate_of_each(5, 0, 9, 2, 3), a_rate_of_each(5, 0, 1, 9, 3)):
         quote = quoted(a_call(an_input(10**6), cache_write=cache_write), a_card({"default": (Step(0, rates),)}))
-        assert quote.fixed >= cost([(quote.input_tokens, max(rates.input, rates.cache_read))])
+        writes = [] if cache_write is CacheWrite.NONE else [rates.cache_write_5m]
+        assert quote.fixed >= cost([(quote.input_tokens, max(rates.input, rates.cache_read, *writes))])
 
 
 def test_a_quote_reaches_the_rates_of_every_cliff_below_its_input_bound() -> None:
@@ -121,11 +128,13 @@ def test_a_tier_that_is_asked_for_is_quoted_with_the_ordinary_one_that_may_be_se
 
 @pytest.mark.parametrize("tier", ["auto", "scale", "ultrafast", "flex", "default@eu", "no such tier"])
 def test_a_tier_without_a_price_is_unpriced(tier: str) -> None:
-    answer = worst_case(a_call(service_tier=tier), OneCard(a_card()), NOW, OutputPolicy())
+    one = (Step(0, RATES),)
+    card = a_card({"priority": one, "default@us": one, "default": one})
+    answer = worst_case(a_call(service_tier=tier), OneCard(card), NOW, OutputPolicy())
     assert isinstance(answer, Unpriced)
     assert repr(tier) in answer.message
-    assert "Tiers with a price: default." in answer.message
-    assert (answer.code, answer.status) == ("unpriced", 422)
+    assert answer.message.endswith("Tiers with a price: default, priority.")
+    assert (answer.model, answer.code, answer.status) == ("gpt-5", "unpriced", 422)
 
 
 def test_a_model_without_a_price_is_unpriced() -> None:

@@ -68,6 +68,11 @@ def test_a_call_that_asks_for_the_ordinary_tier_may_be_run_in_the_us() -> None:
     assert card.reachable["default@us"] == (Step(0, RATES.times(110)),)
 
 
+def test_a_call_that_asks_for_the_us_may_be_served_anywhere() -> None:
+    tiers = {"default": (Step(0, RATES),), "fast": (Step(0, RATES.times(300)),), "fast@us": (Step(0, RATES),)}
+    assert a_card(tiers).reachable["fast@us"] == (Step(0, RATES.times(300)),)
+
+
 @pytest.mark.parametrize(
     ("reported", "name"),
     [

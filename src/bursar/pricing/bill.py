@@ -14,19 +14,19 @@ def bill(usage: Usage, quote: Quote) -> Money | Unmetered:
     The rates are those of the model that was asked for: a reply that names another model does not make it cheaper.
     A tier that has no price is billed at the dearest rates of the quote.
     """
-    counts = (
-        usage.input_tokens,
-        usage.output_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_5m_tokens,
-        usage.cache_write_1h_tokens,
-    )
-    if min(counts) < 0:
-        return Unmetered("the reported usage has a negative count")
     steps = quote.card.tiers.get(tier_name(usage.service_tier))
-    total_input = sum(counts) - usage.output_tokens
-    rates = quote.rates if steps is None else rates_at(steps, total_input)
-    amount = cost(zip(counts, rates, strict=True))
+    cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    rates = quote.rates if steps is None else rates_at(steps, usage.input_tokens + cached)
+    lines = (
+        (usage.input_tokens, rates.input),
+        (usage.output_tokens, rates.output),
+        (usage.cache_read_tokens, rates.cache_read),
+        (usage.cache_write_5m_tokens, rates.cache_write_5m),
+        (usage.cache_write_1h_tokens, rates.cache_write_1h),
+    )
+    if min(tokens for tokens, _ in lines) < 0:
+        return Unmetered("the reported usage has a negative count")
+    amount = cost(lines)
     if amount.nanodollars > NANODOLLARS_MAX:
         return Unmetered("the reported usage costs more than the ledger can count")
     return amount

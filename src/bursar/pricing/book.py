@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Dated snapshots make the number of good names unbounded; real callers use a handful.
 CARDS_KEPT_MAX = 4_096
 _NAME_CHARACTERS_MAX = 256
+_TO_BE_FILLED_IN = {"input": '"..."', "output": '"..."', "context_tokens": "...", "output_tokens_max": "..."}
 
 
 class _Kept(NamedTuple):
@@ -88,7 +89,7 @@ class Book:
         try:
             card: Card = listed.listed_card(provider, model.lower(), now, limits)
         except listed.DoubtError as doubt:
-            return _unpriced(model, str(doubt))
+            return _unpriced(model, str(doubt), doubt.known)
         return surcharged(card, self._percent_of.get(upstream, 100))
 
     def _source(self) -> tuple[Limits, ModuleType]:
@@ -105,13 +106,14 @@ def regional_percent(base_url: str) -> int:
     return 110 if host.endswith(".api.openai.com") else 100
 
 
-def _unpriced(model: str, why: str) -> Unpriced:
-    name = model[:_NAME_CHARACTERS_MAX].replace("\\", "\\\\").replace('"', '\\"')
-    name = "".join(character if character.isprintable() else "?" for character in name)
+def _unpriced(model: str, why: str, known: Mapping[str, str] | None = None) -> Unpriced:
+    shown = model[:_NAME_CHARACTERS_MAX]
+    key = "".join(character if character.isprintable() else "?" for character in shown)
+    key = key.replace("\\", "\\\\").replace('"', '\\"')
+    settings = {**_TO_BE_FILLED_IN, **(known or {})}
+    lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     return Unpriced(
         model,
-        f"The model {model[:_NAME_CHARACTERS_MAX]!r} cannot be priced: {why}. "
-        "Nothing was sent. To use it, add its prices (USD per million tokens) and limits to bursar.toml:\n"
-        f'[models."{name}"]\n'
-        'input = "..."\noutput = "..."\ncontext_tokens = ...\noutput_tokens_max = ...\n',
+        f"The model {shown!r} cannot be priced: {why}. Nothing was sent. To use it, say in bursar.toml what it costs "
+        f'(in USD per million tokens) and what it takes:\n[models."{key}"]\n{lines}\n',
     )

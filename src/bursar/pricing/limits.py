@@ -32,6 +32,8 @@ class Limits:
     made_on: str
     """YYYY-MM-DD"""
     models: dict[str, dict[str, Limit]]
+    unbounded_names: re.Pattern[str]
+    """Occurs in the names of models that search, speak, draw or listen, at rates which no bound of ours covers."""
 
     def find(self, provider: str, name: str) -> Limit | None:
         """Give the row of the model, or of the model that this is a dated snapshot of."""
@@ -57,6 +59,7 @@ def load_limits() -> Limits:
     return Limits(
         source=f"{table['source']}, {table['made_on']}",
         made_on=table["made_on"],
+        unbounded_names=re.compile(table["unbounded_names"]),
         models={
             provider: {
                 name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent)

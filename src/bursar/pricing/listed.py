@@ -5,7 +5,7 @@ Imports genai-prices, which takes a quarter of a second: import this module thro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from importlib.metadata import version
 
@@ -16,7 +16,18 @@ from bursar.clock import SECOND, Instant
 from bursar.money import Rate
 from bursar.pricing.images import image_bound
 from bursar.pricing.limits import Limit, Limits, undated
-from bursar.pricing.rates import DEFAULT_TIER, FOREVER, US, Card, Family, Rates, Step, dearest_steps, steps_times
+from bursar.pricing.rates import (
+    DEFAULT_TIER,
+    FOREVER,
+    US,
+    Card,
+    Family,
+    Rates,
+    Step,
+    dearest_rates,
+    dearest_steps,
+    steps_times,
+)
 
 HORIZON = 15 * 60 * SECOND
 """A call may take that long, and is billed at the prices of its start or of its end; the quote covers both."""
@@ -45,15 +56,21 @@ _Price = Decimal | listed.TieredPrices
 
 
 class DoubtError(Exception):
-    """The data leaves open what the model costs; the text says why."""
+    """The data leaves open what the model costs; the text says why, and `known` has the settings that are known."""
+
+    def __init__(self, why: str, known: Mapping[str, str] | None = None) -> None:
+        super().__init__(why)
+        self.known = dict(known or {})
 
 
 def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
     model = find_model(provider_id, name, limits.made_on)
     limit = limits.find(provider_id, name)
+    if limit is None and limits.unbounded_names.search(name):
+        raise DoubtError("models of that kind charge for more than the tokens of text that the gateway can bound")
     if limit is None:
-        raise DoubtError("its context window and output maximum are not known")
+        raise DoubtError("its output maximum is not known", _known(model, provider_id, now))
     return card_of(model, provider_id, name, now, limit, f"rates: {SOURCE}; limits: {limits.source}")
 
 
@@ -79,6 +96,20 @@ def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, 
         valid_until=valid_until,
         image=image,
     )
+
+
+def _known(model: listed.ModelInfo, provider_id: str, now: Instant) -> dict[str, str]:
+    """Give what the price list says of a model without a known output bound, as settings; raises DoubtError."""
+    claude = provider_id == "anthropic"
+    rates = dearest_rates(step.rates for step in _ladder(_prices(_standard(model, now)), claude, outputless=False))
+    known = {
+        "input": f'"{rates.input}"',
+        "output": f'"{rates.output}"',
+        "cache_read": f'"{rates.cache_read}"',
+        "cache_write": f'"{rates.cache_write_5m}"',
+        "family": f'"{Family.CLAUDE if claude else Family.BYTE_LEVEL}"',
+    }
+    return known | ({"context_tokens": str(model.context_window)} if model.context_window else {})
 
 
 # ---- names ----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class OwnModel:
     cache_read: str | None = None
     """Absent: as dear as input."""
     cache_write: str | None = None
-    """Absent: as dear as input, or twice that where the tokenizer may be Claude's."""
+    """A write for five minutes. Absent, or for an hour where the model may be Claude: twice the input."""
     upstream: str = ""
     """The only upstream that this price is for; empty: any."""
     family: Family = Family.UNKNOWN
@@ -31,15 +31,15 @@ class OwnModel:
 def own_card(name: str, own: OwnModel) -> Card:
     """Give the card of a model as its operator describes it; raises MoneyError when a price cannot be read."""
     ordinary = Rate.from_usd_per_million(own.input)
-    write = ordinary if own.family is Family.BYTE_LEVEL else ordinary.times(200)
-    if own.cache_write is not None:
-        write = Rate.from_usd_per_million(own.cache_write)
+    # Claude writes to its cache for an hour at twice the input rate.
+    long_write = ordinary if own.family is Family.BYTE_LEVEL else ordinary.times(200)
+    write = long_write if own.cache_write is None else Rate.from_usd_per_million(own.cache_write)
     rates = Rates(
         input=ordinary,
         output=Rate.from_usd_per_million(own.output),
         cache_read=ordinary if own.cache_read is None else Rate.from_usd_per_million(own.cache_read),
         cache_write_5m=write,
-        cache_write_1h=write,
+        cache_write_1h=max(write, long_write),
     )
     return Card(
         model=name,
