@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
 from bursar.call import Usage
-from bursar.ledger.account import Amounts, Denied, Granted, Settled
-from bursar.ledger.store import Store
-from bursar.money import Money
+from bursar.ledger.account import (
+    Amounts,
+    Answer,
+    Ask,
+    Authorize,
+    Basis,
+    Conflict,
+    Denied,
+    Granted,
+    HoldState,
+    Reason,
+    Settle,
+    Settled,
+    Void,
+)
+from bursar.ledger.store import LedgerUnavailableError, NotWrittenError, Store
+from bursar.ledger.waiting import Queues
+from bursar.money import ZERO, BrokenInvariantError, Money, ensure
 from bursar.pricing.quote import Quote
 
 _SEAL = object()
+_LOG = logging.getLogger("bursar.ledger")
+
+REPLAYS_MAX = 2
+"""How often an authorize whose reply was lost is asked again before the caller gets an error."""
+BACKOFF_SECONDS_MIN = 0.05
+BACKOFF_SECONDS_MAX = 2.0
 
 
 class OpenHold:
@@ -17,52 +44,234 @@ class OpenHold:
     Left without `capture` or `void` it is captured whole if it was dispatched and voided if it was not.
     """
 
-    quote: Quote
-    granted: Granted
-    worker: str
-    dispatched: bool
-    settled: Settled | None
+    __slots__ = ("_end", "_ledger", "_scopes", "_task", "cost", "dispatched", "granted", "quote", "settled", "worker")
+
+    def __init__(self, quote: Quote, granted: Granted, scopes: tuple[str, ...], ledger: Ledger, seal: object) -> None:
+        ensure(seal is _SEAL, "an OpenHold is made by Ledger.authorize only")
+        self.quote: Quote = quote
+        self.granted: Granted = granted
+        self.worker: str = ledger.worker
+        self.dispatched: bool = False
+        self.settled: Settled | None = None
+        self.cost: Money | None = None
+        """What the call did cost, once that is known; None while it is not, and for ever when it is presumed."""
+        self._scopes = scopes
+        self._ledger = ledger
+        self._end: Settle | Void | None = None
+        self._task: asyncio.Task[Answer] | None = None
 
     def dispatch(self) -> None:
         """Mark the one dispatch that this hold pays for; a second one raises BrokenInvariantError."""
-        raise NotImplementedError
+        ensure(not self.dispatched, "a hold pays for one dispatch only", self.granted.call_id)
+        ensure(self._end is None, "a hold that has ended pays for nothing", self.granted.call_id)
+        self.dispatched = True
 
     def capture(self, cost: Money, usage: Usage) -> None:
         """Say what the call did cost; it is booked when the `async with` block is left."""
-        raise NotImplementedError
+        ensure(self.dispatched, "only a call that was sent has a cost", self.granted.call_id)
+        actual = Amounts(usd=cost.nanodollars, calls=1, tokens=_tokens(usage))
+        self._say(self._settle(actual, Basis.METERED, "", _compact(usage)))
+        self.cost = cost
 
     def presume(self, why: str) -> None:
         """Say that the cost is not known; the whole hold is booked."""
-        raise NotImplementedError
+        self._say(self._settle(None, Basis.PRESUMED, why, ""))
 
     def void(self, proof: str) -> None:
         """Say that nothing was billed, and why that is certain."""
-        raise NotImplementedError
+        self._say(Void(self.granted.call_id, self.worker, proof))
+        self.cost = ZERO
+
+    @property
+    def why(self) -> str:
+        """Give the reason for a void or a presumed capture, else an empty text."""
+        match self._end:
+            case Void(proof=proof):
+                return proof
+            case Settle(why=why):
+                return why
+            case None:
+                return ""
+
+    def _say(self, end: Settle | Void) -> None:
+        ensure(self._end is None, "the end of a hold is said once", self.granted.call_id)
+        self._end = end
+
+    def _settle(self, actual: Amounts | None, basis: Basis, why: str, usage: str) -> Settle:
+        granted = self.granted
+        return Settle(granted.call_id, self.worker, actual, basis, self._scopes, granted.held, why, usage)
 
     async def __aenter__(self) -> OpenHold:
-        raise NotImplementedError
+        return self
 
     async def __aexit__(self, *exc: object) -> None:
-        raise NotImplementedError
+        """Have the end written by a task of the ledger; a caller that is cancelled here does not stop it."""
+        if self._task is None:
+            if self._end is None:
+                self._end = self._forgotten()
+            self._task = self._ledger.own(self._ledger.write(self._end, self._scopes))
+        answer = await asyncio.shield(self._task)
+        if isinstance(answer, Settled):
+            self.settled = answer
+
+    def _forgotten(self) -> Settle | Void:
+        if self.dispatched:
+            return self._settle(None, Basis.PRESUMED, "left without a known cost", "")
+        return Void(self.granted.call_id, self.worker, "never dispatched")
 
 
 class Ledger:
     """Authorizes quotes on a store, lets calls wait their turn, and owns every settlement until it is written."""
 
-    def __init__(self, store: Store, wait_seconds_max: float) -> None:
-        raise NotImplementedError
+    def __init__(self, store: Store, wait_seconds_max: float, *, waiters_max: int = 4096) -> None:
+        self._store = store
+        self._wait_seconds_max = wait_seconds_max
+        self._queues = Queues(waiters_max)
+        # The event loop keeps weak references only: a settlement without an owner could be collected unwritten.
+        self._owned: set[asyncio.Task[Any]] = set()
+
+    @property
+    def worker(self) -> str:
+        """Give the identity under which this process holds money."""
+        return self._store.worker
+
+    @property
+    def waiting(self) -> int:
+        """Give how many calls wait for their turn."""
+        return self._queues.count
+
+    @property
+    def unsettled(self) -> int:
+        """Give how many settlements are not written yet."""
+        return len(self._owned)
 
     async def authorize(self, quote: Quote, call_id: str, scopes: tuple[str, ...]) -> OpenHold | Denied:
         """Set the quote aside on all scopes; wait, bounded, while others hold what is missing.
 
         Raises LedgerUnavailableError. When the caller is cancelled while it waits, nothing stays taken.
         """
-        raise NotImplementedError
+        waits = self._wait_seconds_max > 0
+        op = Authorize(call_id, self.worker, scopes, ask_of(quote), quote.call.model, quote.call.upstream, not waits)
+        ahead = self._queues.ahead_of(op) if waits else None
+        answer: Granted | Denied = ahead if ahead is not None else await self._ask(op)
+        if waits and isinstance(answer, Denied) and answer.reason is Reason.HELD:
+            answer = await self._queues.wait_turn(op, answer, self._ask, self._wait_seconds_max)
+        if isinstance(answer, Denied):
+            return answer
+        return OpenHold(quote, answer, scopes, self, _SEAL)
 
     async def drain(self) -> None:
         """Wait until every settlement that this ledger owns is written."""
-        raise NotImplementedError
+        while self._owned:
+            await asyncio.wait(tuple(self._owned))
+
+    # ---- asking --------------------------------------------------------------------------------------------------
+
+    async def _ask(self, op: Authorize) -> Granted | Denied:
+        try:
+            answer = await self._replaying(op)
+        except asyncio.CancelledError:
+            self._give_back(op, "the caller left before the call was sent")
+            raise
+        match answer:
+            case Denied():
+                return answer
+            case Granted(state=HoldState.OPEN):
+                return answer
+            case Granted():
+                raise LedgerUnavailableError(f"the hold of call {op.call_id} has already ended: {answer.state}")
+            case Conflict():
+                raise LedgerUnavailableError(f"call {op.call_id} cannot be authorized: {answer.why}")
+            case _:
+                raise BrokenInvariantError(f"not an answer to an authorize: {answer!r}")
+
+    async def _replaying(self, op: Authorize) -> Answer:
+        """Ask; when the reply is lost ask the same again, which finds what was granted the first time."""
+        is_unsure = False
+        for _ in range(REPLAYS_MAX):
+            try:
+                return await self._store.submit(op)
+            except NotWrittenError:
+                pass
+            except LedgerUnavailableError:
+                is_unsure = True
+        try:
+            return await self._store.submit(op)
+        except LedgerUnavailableError as error:
+            if is_unsure or not isinstance(error, NotWrittenError):
+                self._give_back(op, "no answer came from the ledger, and the call was not sent")
+            raise
+
+    def _give_back(self, op: Authorize, proof: str) -> None:
+        """Void a hold that may or may not have been taken; where it was not, a tombstone keeps it from being."""
+        self.own(self.write(Void(op.call_id, op.worker, proof), op.scopes))
+
+    # ---- settling ------------------------------------------------------------------------------------------------
+
+    def own(self, work: Coroutine[Any, Any, Answer]) -> asyncio.Task[Answer]:
+        """Run the work in a task that nobody but the end of the process can stop."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._owned.add(task)
+        task.add_done_callback(self._disown)
+        return task
+
+    def _disown(self, task: asyncio.Task[Answer]) -> None:
+        self._owned.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("a settlement broke an invariant: %s", error)
+
+    async def write(self, end: Settle | Void, scopes: tuple[str, ...]) -> Answer:
+        """Have the end of a hold written, again and again until it is; then let waiting calls try."""
+        answer = await self._submit_until_written(end)
+        if isinstance(answer, Conflict):
+            _LOG.error("call %s is in conflict: %s", answer.call_id, answer.why)
+        self._queues.wake(scopes)
+        return answer
+
+    async def _submit_until_written(self, end: Settle | Void) -> Answer:
+        delay = BACKOFF_SECONDS_MIN
+        while True:
+            try:
+                return await self._store.submit(end)
+            except LedgerUnavailableError:
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, BACKOFF_SECONDS_MAX)
 
 
-def _held(granted: Granted) -> Amounts:
-    return granted.held
+def ask_of(quote: Quote) -> Ask:
+    """Give what a quote asks of the accounts."""
+    return Ask(
+        usd_fixed=quote.fixed.nanodollars,
+        tokens_fixed=quote.fixed_tokens,
+        picodollars_per_output_token=quote.per_output_token.picodollars,
+        choices=quote.call.output.choices,
+        tokens_wanted=quote.output_tokens,
+        tokens_comfort=quote.output_tokens_comfort,
+        tokens_floor=quote.output_tokens_floor,
+        client_bounded=quote.client_bounded,
+    )
+
+
+def _tokens(usage: Usage) -> int:
+    """Sum all billed tokens; tokens in the cache count as tokens."""
+    return (
+        usage.input_tokens
+        + usage.output_tokens
+        + usage.cache_read_tokens
+        + usage.cache_write_5m_tokens
+        + usage.cache_write_1h_tokens
+    )
+
+
+def _compact(usage: Usage) -> str:
+    """Give the usage for the books: the counts that are not zero, the tier and the model."""
+    facts: dict[str, object] = {"input": usage.input_tokens, "output": usage.output_tokens}
+    more = {
+        "cache_read": usage.cache_read_tokens,
+        "cache_write_5m": usage.cache_write_5m_tokens,
+        "cache_write_1h": usage.cache_write_1h_tokens,
+        "tier": "" if usage.service_tier == "default" else usage.service_tier,
+        "model": usage.model,
+    }
+    facts.update({name: value for name, value in more.items() if value})
+    return json.dumps(facts, separators=(",", ":"))

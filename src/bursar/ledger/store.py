@@ -14,6 +14,14 @@ class LedgerUnavailableError(Exception):
     """The ledger cannot write now, or this worker was fenced; the caller answers 503 and sends nothing."""
 
 
+class NotWrittenError(LedgerUnavailableError):
+    """The ledger cannot write now, and it is certain that nothing of the operation was written."""
+
+
+class LedgerLostError(Exception):
+    """The database is not the one that was here before (gone, emptied, or older); an operator must decide."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One append-only line of the ledger."""

@@ -1,0 +1,183 @@
+"""A batch: operations decided one after the other on the loaded books, and what has to be written for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bursar.clock import Instant
+from bursar.ledger import rules
+from bursar.ledger.account import (
+    AccountState,
+    Adjust,
+    Answer,
+    Authorize,
+    Changed,
+    Expire,
+    OpenScope,
+    Operation,
+    SetLimit,
+    SetState,
+    Settle,
+    Void,
+)
+from bursar.ledger.books import AMOUNT_MAX, Balance, Books, HoldFacts, Line, Move, Plan, ScopeFacts, scope_of, unpack
+from bursar.money import BrokenInvariantError, ensure
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a batch has to write; empty when it changed nothing."""
+
+    balances: dict[str, Balance] = field(default_factory=dict)
+    """Accounts that exist and were changed."""
+    new_balances: list[Balance] = field(default_factory=list)
+    holds: dict[str, HoldFacts] = field(default_factory=dict)
+    """Holds that exist and were changed."""
+    new_holds: dict[str, HoldFacts] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+    scopes: list[ScopeFacts] = field(default_factory=list)
+    quarantined: dict[str, Instant] = field(default_factory=dict)
+    cleared: list[str] = field(default_factory=list)
+    fenced: list[str] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    """Refused calls per run scope."""
+
+    def __bool__(self) -> bool:
+        return bool(self.lines or self.refused or self.fenced)
+
+
+@dataclass(slots=True)
+class Needs:
+    """Which rows a batch has to load before it can be decided."""
+
+    calls: list[str] = field(default_factory=list)
+    scopes: set[str] = field(default_factory=set)
+    workers: set[str] = field(default_factory=set)
+    owners: bool = False
+    """Whether the owners of the scopes are asked for."""
+    opens: dict[str, int] = field(default_factory=dict)
+    """Owners whose runs of the last hour count, with the most that have to be known."""
+    expires: set[str] = field(default_factory=set)
+
+
+def needs(operations: list[Operation]) -> Needs:
+    """Say which rows these operations need; the accounts of loaded holds come on top."""
+    need = Needs()
+    for op in operations:
+        match op:
+            case Authorize():
+                need.calls.append(op.call_id)
+                need.scopes.update(op.scopes)
+                need.workers.add(op.worker)
+            case Settle():
+                need.calls.append(op.call_id)
+                need.scopes.update(op.scopes)
+            case Void() | Adjust():
+                need.calls.append(op.call_id)
+            case OpenScope():
+                need.scopes.add(op.scope)
+                need.owners = True
+                if op.runs_per_hour_max is not None:
+                    need.opens[op.owner] = max(op.runs_per_hour_max, need.opens.get(op.owner, 0))
+            case SetLimit() | SetState():
+                need.scopes.add(op.scope)
+            case Expire():
+                need.expires.add(op.worker)
+            case _:
+                pass
+    return need
+
+
+Outcome = Answer | BrokenInvariantError
+"""What became of one operation of a batch."""
+
+
+def decide(books: Books, operations: list[Operation], now: Instant) -> tuple[list[Outcome], Changes]:
+    """Decide the operations in their order; one that breaks an invariant stops its own accounts and no other."""
+    changes = Changes()
+    answers: list[Outcome] = []
+    for operation in operations:
+        try:
+            plan = rules.plan(books, operation, now)
+            _check(plan)
+        except BrokenInvariantError as error:
+            plan = _freeze(books, operation, now, str(error))
+            answers.append(error)
+        else:
+            answers.append(plan.answer)
+        _apply(books, plan, changes, now)
+    return answers, changes
+
+
+def _check(plan: Plan) -> None:
+    """Ensure that no balance of the plan would leave its bounds; nothing has been changed yet."""
+    for balance, held, captured, overrun in plan.moves:
+        after_held, after_captured = balance.held + held, balance.captured + captured
+        if after_held < 0 or after_captured < 0 or not 0 <= balance.overrun + overrun <= AMOUNT_MAX:
+            ensure(False, "I1: held, captured and overrun are never negative and can be counted", balance.name)
+        ceiling = balance.ceiling
+        if ceiling is not None and (held > 0 or captured > 0):
+            ensure(after_held + after_captured <= ceiling, "I2: held and captured stay below the ceiling", balance.name)
+
+
+def _freeze(books: Books, operation: Operation, now: Instant, why: str) -> Plan:
+    """Stop the accounts that a broken invariant is about, so that nothing more is spent on them unseen."""
+    scopes: list[str] = list(getattr(operation, "scopes", ()))
+    hold = books.holds.get(getattr(operation, "call_id", ""))
+    if hold is not None:
+        scopes += [scope_of(name) for name in unpack(hold.accounts)]
+    balances = [b for scope in dict.fromkeys(scopes) for b in books.scopes.get(scope, ()) if b.state == "open"]
+    return rules.change_state(balances, AccountState.STOPPED, now, why) if balances else Plan(Changed())
+
+
+def _apply(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
+    for balance in plan.balances:
+        books.add(balance)
+        changes.new_balances.append(balance)
+    _move(plan.moves, changes)
+    for hold in plan.holds:
+        call_id = hold.call_id
+        is_new = call_id not in books.holds or call_id in changes.new_holds
+        books.holds[call_id] = hold
+        (changes.new_holds if is_new else changes.holds)[call_id] = hold
+    changes.lines.extend(plan.lines)
+    for run in plan.refused:
+        changes.refused[run] = changes.refused.get(run, 0) + 1
+    if plan.states or plan.limits or plan.scopes or plan.quarantine or plan.clear or plan.fence:
+        _apply_rare(books, plan, changes, now)
+
+
+def _move(moves: list[Move], changes: Changes) -> None:
+    dirty = changes.balances
+    for balance, held, captured, overrun in moves:
+        balance.held += held
+        balance.captured += captured
+        balance.overrun += overrun
+        if balance.key is not None:
+            dirty[balance.name] = balance
+
+
+def _apply_rare(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
+    for balance, state in plan.states:
+        balance.state = state.value
+        if balance.key is not None:
+            changes.balances[balance.name] = balance
+    for balance, limit, ceiling in plan.limits:
+        balance.limit, balance.ceiling = limit, ceiling
+        if balance.key is not None:
+            changes.balances[balance.name] = balance
+    for scope in plan.scopes:
+        books.owners[scope.scope] = scope.owner
+        if scope.scope.startswith("run:"):
+            books.openings.setdefault(scope.owner, []).append(now)
+        changes.scopes.append(scope)
+    if plan.quarantine and plan.quarantine not in books.quarantined:
+        books.quarantined.add(plan.quarantine)
+        changes.quarantined[plan.quarantine] = now
+    if plan.clear:
+        books.quarantined.discard(plan.clear)
+        changes.quarantined.pop(plan.clear, None)
+        changes.cleared.append(plan.clear)
+    if plan.fence and plan.fence not in books.fenced:
+        books.fenced.add(plan.fence)
+        changes.fenced.append(plan.fence)

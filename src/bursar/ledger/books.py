@@ -1,0 +1,220 @@
+"""What the rules read and write: the loaded rows of one transaction, and the plan that changes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+from bursar.clock import Instant
+from bursar.ledger.account import Account, AccountState, Amounts, Answer, HoldState, Unit
+
+AMOUNT_MAX = 2**63 - 1
+"""Stores keep amounts in signed 64-bit integers; an account without a limit stops here."""
+
+LIFETIME = "lifetime"
+UNITS = (Unit.USD, Unit.CALLS, Unit.TOKENS)
+USD, CALLS, TOKENS = range(3)
+UNIT_INDEX = {"usd": USD, "calls": CALLS, "tokens": TOKENS}
+RUN_PREFIX = "run:"
+
+Triple = tuple[int, int, int]
+"""One amount in every unit, in the order of `UNITS`."""
+
+NOTHING: Triple = (0, 0, 0)
+
+
+class Balance:
+    """One account as a transaction sees it: loaded from its row, changed in memory, written back at the end."""
+
+    __slots__ = ("captured", "ceiling", "held", "key", "limit", "name", "overrun", "period", "scope", "state", "unit")
+
+    def __init__(
+        self,
+        key: int | None,
+        scope: str,
+        unit: str,
+        period: str,
+        limit: int | None,
+        ceiling: int | None,
+        held: int = 0,
+        captured: int = 0,
+        overrun: int = 0,
+        state: str = "open",
+    ) -> None:
+        self.key = key
+        """The store's own key of the row; None until the row is written for the first time."""
+        self.scope = scope
+        self.unit = UNIT_INDEX[unit]
+        self.period = period
+        self.limit = limit
+        self.ceiling = ceiling
+        self.held = held
+        self.captured = captured
+        self.overrun = overrun
+        self.state = state
+        self.name = f"{scope}/{unit}/{period}"
+
+    def account(self) -> Account:
+        """Give the account as the rest of the house sees it."""
+        return Account(
+            scope=self.scope,
+            unit=UNITS[self.unit],
+            period=self.period,
+            limit=self.limit,
+            ceiling=self.ceiling,
+            held=self.held,
+            captured=self.captured,
+            overrun=self.overrun,
+            state=AccountState(self.state),
+        )
+
+
+class HoldFacts(NamedTuple):
+    """A hold as a row; never changed in place. `accounts` is packed (see `pack`)."""
+
+    call_id: str
+    worker: str
+    state: str
+    accounts: str
+    held_usd: int
+    held_calls: int
+    held_tokens: int
+    captured_usd: int
+    captured_calls: int
+    captured_tokens: int
+    overrun_usd: int
+    overrun_calls: int
+    overrun_tokens: int
+    output_tokens: int
+    model: str
+    upstream: str
+    opened_at: int
+    settled_at: int | None
+    basis: str
+    why: str
+
+    @property
+    def held(self) -> Triple:
+        """Give what was held, per unit."""
+        return self[4:7]
+
+    @property
+    def captured(self) -> Triple:
+        """Give what was captured, per unit."""
+        return self[7:10]
+
+    @property
+    def overrun(self) -> Triple:
+        """Give what was booked above the hold, per unit."""
+        return self[10:13]
+
+    def ended(
+        self, state: HoldState, captured: Triple, overrun: Triple, now: Instant, basis: str, why: str
+    ) -> HoldFacts:
+        """Give the same hold with its end written into it."""
+        opening = (self.call_id, self.worker, state.value, *self[3:7])
+        return HoldFacts._make((*opening, *captured, *overrun, *self[13:17], now, basis, why))
+
+
+class Line(NamedTuple):
+    """One entry to append, in the order of its columns; `accounts` and `detail` are JSON."""
+
+    at: int
+    kind: str
+    call_id: str
+    worker: str
+    usd: int
+    calls: int
+    tokens: int
+    accounts: str
+    detail: str
+
+
+class ScopeFacts(NamedTuple):
+    """A scope that is opened: who owns it, and what people call it."""
+
+    scope: str
+    owner: str
+    label: str
+    opened_at: int
+
+
+class Move(NamedTuple):
+    """A change of one balance, as differences."""
+
+    balance: Balance
+    held: int
+    captured: int
+    overrun: int
+
+
+@dataclass(slots=True)
+class Books:
+    """All rows that a batch of operations may touch; the rules read it, only `batch.apply` changes it."""
+
+    scopes: dict[str, list[Balance]] = field(default_factory=dict)
+    names: dict[str, Balance] = field(default_factory=dict)
+    holds: dict[str, HoldFacts] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)
+    """The owner of every loaded scope that exists."""
+    openings: dict[str, list[Instant]] = field(default_factory=dict)
+    """By owner: when its runs of the last hour were opened, ascending."""
+    quarantined: set[str] = field(default_factory=set)
+    fenced: set[str] = field(default_factory=set)
+    """Workers that were declared dead."""
+    dead: set[str] = field(default_factory=set)
+    """Workers whose liveness lock the store could take inside this transaction."""
+
+    def add(self, balance: Balance) -> None:
+        """Take a balance into the books."""
+        self.scopes.setdefault(balance.scope, []).append(balance)
+        self.names[balance.name] = balance
+
+
+@dataclass(slots=True)
+class Plan:
+    """What an operation changes, and its answer; a plan with an answer alone changes nothing."""
+
+    answer: Answer
+    moves: list[Move] = field(default_factory=list)
+    holds: tuple[HoldFacts, ...] = ()
+    lines: tuple[Line, ...] = ()
+    balances: tuple[Balance, ...] = ()
+    """New accounts; their moves are in `moves`."""
+    scopes: tuple[ScopeFacts, ...] = ()
+    states: tuple[tuple[Balance, AccountState], ...] = ()
+    limits: tuple[tuple[Balance, int | None, int | None], ...] = ()
+    """Balance, new limit, new ceiling."""
+    quarantine: str = ""
+    clear: str = ""
+    fence: str = ""
+    refused: tuple[str, ...] = ()
+    """Scopes that count a refused call."""
+
+
+@lru_cache(maxsize=4096)
+def pack(names: tuple[str, ...]) -> str:
+    """Give account names as the text that a hold and an entry keep."""
+    return encode(names)
+
+
+@lru_cache(maxsize=4096)
+def unpack(text: str) -> tuple[str, ...]:
+    """Give the account names in a packed text."""
+    return tuple(json.loads(text))
+
+
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
+"""Compact JSON. A lone surrogate passes here and is refused by the store, so it never gets into the books."""
+
+
+def amounts(triple: Triple) -> Amounts:
+    """Give a triple as amounts."""
+    return Amounts(triple[USD], triple[CALLS], triple[TOKENS])
+
+
+def scope_of(name: str) -> str:
+    """Give the scope in an account's name."""
+    return name.rsplit("/", 2)[0]

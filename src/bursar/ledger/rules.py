@@ -1,0 +1,346 @@
+"""The rules of the ledger: what each operation may change. Pure; whatever the store, the decision is made here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from bursar.clock import SECOND, Instant
+from bursar.ledger.account import (
+    Account,
+    AccountState,
+    Adjust,
+    Ask,
+    Authorize,
+    Changed,
+    ClearModel,
+    Conflict,
+    Denied,
+    Expire,
+    Granted,
+    HoldState,
+    Opened,
+    OpenScope,
+    Operation,
+    Position,
+    Reason,
+    SetLimit,
+    SetState,
+    Settle,
+    Taken,
+    TooManyRuns,
+    Void,
+)
+from bursar.ledger.books import (
+    AMOUNT_MAX,
+    CALLS,
+    LIFETIME,
+    NOTHING,
+    RUN_PREFIX,
+    TOKENS,
+    UNITS,
+    USD,
+    Balance,
+    Books,
+    HoldFacts,
+    Line,
+    Move,
+    Plan,
+    ScopeFacts,
+    Triple,
+    encode,
+    pack,
+    scope_of,
+    unpack,
+)
+from bursar.ledger.endings import adjust, balances_of, expire, settle, void
+from bursar.money import ensure
+
+HOUR = 3600 * SECOND
+NONE_FITS = -1
+"""Fewer than zero output tokens: the call does not fit even with no output."""
+
+
+def plan(books: Books, operation: Operation, now: Instant) -> Plan:
+    """Decide one operation on the books as they are; raises BrokenInvariantError and then changes nothing."""
+    match operation:
+        case Authorize():
+            return authorize(books, operation, now)
+        case Settle():
+            return settle(books, operation, now)
+        case Void():
+            return void(books, operation, now)
+        case OpenScope():
+            return open_scope(books, operation, now)
+        case Expire():
+            return expire(books, operation, now)
+        case SetLimit():
+            return set_limit(books, operation, now)
+        case SetState():
+            return set_state(books, operation, now)
+        case Adjust():
+            return adjust(books, operation, now)
+        case ClearModel():
+            return clear_model(books, operation, now)
+
+
+# ---- authorize ------------------------------------------------------------------------------------------------------
+
+
+def authorize(books: Books, op: Authorize, now: Instant) -> Plan:
+    """Set the quote aside on every account of every scope, or take nothing anywhere."""
+    known = books.holds.get(op.call_id)
+    if known is not None:
+        return _authorize_again(books, op, known)
+    if op.worker in books.fenced:
+        return Plan(Conflict(op.call_id, "this worker was declared dead and its holds were captured"))
+    if op.model in books.quarantined:
+        return _refuse(op, Denied(Reason.QUARANTINED, scope=f"model:{op.model}"))
+    path = _path(books, op.scopes)
+    if isinstance(path, Denied):
+        return _refuse(op, path)
+    output_tokens = _affordable_output(path, op)
+    if isinstance(output_tokens, Denied):
+        return _refuse(op, output_tokens)
+    return _grant(path, op, output_tokens, now)
+
+
+def _path(books: Books, scopes: tuple[str, ...]) -> list[Balance] | Denied:
+    """Give every account of every scope once, or say which scope is unknown or does not authorize."""
+    path: list[Balance] = []
+    # A scope named twice must not be charged twice for one check.
+    for scope in dict.fromkeys(scopes) or ("",):
+        balances = books.scopes.get(scope)
+        if not balances:
+            return Denied(Reason.UNKNOWN_SCOPE, scope=scope)
+        path += balances
+    for balance in path:
+        if balance.state != "open":
+            reason = Reason.STOPPED if balance.state == "stopped" else Reason.OVERRUN
+            return _denied(balance, reason, asked=0)
+    return path
+
+
+def _affordable_output(path: list[Balance], op: Authorize) -> int | Denied:
+    """Give the output tokens to grant: what is wanted, or a fair part of what is there, or say who has too little."""
+    ask = op.ask
+    terms = _terms(ask)
+    wanted = ask.tokens_wanted
+    floor = min(ask.tokens_floor, wanted)
+    best_t = now_t = wanted
+    spent = full = path[0]
+    for balance in path:
+        fixed, each, scale = terms[balance.unit]
+        limit = AMOUNT_MAX if balance.limit is None else balance.limit
+        room = limit - balance.captured - balance.overrun
+        fits = _tokens_within(room, fixed, each, scale, wanted)
+        if fits < best_t:
+            best_t, spent = fits, balance
+        if balance.held:
+            fits = _tokens_within(room - balance.held, fixed, each, scale, wanted)
+        if fits < now_t:
+            now_t, full = fits, balance
+    if now_t == wanted:
+        return wanted
+    if best_t < floor:
+        return _denied(spent, Reason.EXHAUSTED, asked=_least(ask, floor, spent))
+    enough = max(_enough(op, best_t), floor)
+    if now_t < enough:
+        return _denied(full, Reason.HELD, asked=_least(ask, enough, full))
+    # A part only, so that one large bound does not lock everybody else out of what is left.
+    return max(enough, min(now_t, max(ask.tokens_comfort, now_t // 4)))
+
+
+def _enough(op: Authorize, best_t: int) -> int:
+    """Give the bound below which this call rather waits for money that others hold."""
+    ask = op.ask
+    if op.is_last_try:
+        return min(ask.tokens_floor, ask.tokens_wanted)
+    if ask.client_bounded and best_t >= ask.tokens_wanted:
+        return ask.tokens_wanted
+    return min(ask.tokens_comfort, ask.tokens_wanted, best_t)
+
+
+def _terms(ask: Ask) -> tuple[Triple, Triple, Triple]:
+    """Give fixed part, part per output token and the divisor of that part, for each unit."""
+    fixed, tokens, per_token = ask.usd_fixed, ask.tokens_fixed, ask.picodollars_per_output_token
+    least = min(fixed, tokens, per_token, ask.choices, ask.tokens_wanted, ask.tokens_floor, ask.tokens_comfort)
+    ensure(least >= 0, "I0: nothing negative is asked", ask)
+    return (fixed, per_token, 1000), (1, 0, 1), (tokens, ask.choices, 1)
+
+
+def _tokens_within(room: int, fixed: int, each: int, scale: int, wanted: int) -> int:
+    """Give the most output tokens, up to `wanted`, whose cost is within the room; NONE_FITS when not even none is."""
+    if fixed > room:
+        # What costs nothing is never blocked by money, also where the limit is below what is spent.
+        if fixed:
+            return NONE_FITS
+        return 0 if each else wanted
+    if not each:
+        return wanted
+    fits = (room - fixed) * scale // each
+    return min(fits, wanted)
+
+
+def _least(ask: Ask, output_tokens: int, balance: Balance) -> int:
+    return ask.amounts(output_tokens).of(UNITS[balance.unit])
+
+
+def _grant(path: list[Balance], op: Authorize, output_tokens: int, now: Instant) -> Plan:
+    held = op.ask.amounts(output_tokens)
+    take = (held.usd, held.calls, held.tokens)
+    ensure(held.usd <= AMOUNT_MAX and held.tokens <= AMOUNT_MAX, "I0: a hold can be counted", op.call_id)
+    accounts = pack(tuple([balance.name for balance in path]))
+    hold = HoldFacts(
+        op.call_id, op.worker, "open", accounts, *take, 0, 0, 0, 0, 0, 0,
+        output_tokens, op.model, op.upstream, now, None, "", "",
+    )  # fmt: skip
+    detail = encode({"output_tokens": output_tokens, "model": op.model, "upstream": op.upstream})
+    return Plan(
+        Granted(op.call_id, output_tokens, held, _left(path, take)),
+        moves=[Move(balance, take[balance.unit], 0, 0) for balance in path],
+        holds=(hold,),
+        lines=(Line(now, "authorize", op.call_id, op.worker, *take, accounts, detail),),
+    )
+
+
+def _left(path: list[Balance], take: Triple) -> Position:
+    """Give what the tightest account of each unit has left after `take`."""
+    left: list[int | None] = [None, None, None]
+    for balance in path:
+        if balance.limit is not None:
+            unit = balance.unit
+            rest = max(0, balance.limit - balance.captured - balance.held - balance.overrun - take[unit])
+            least = left[unit]
+            if least is None or rest < least:
+                left[unit] = rest
+    return Position(left[USD], left[CALLS], left[TOKENS])
+
+
+def _authorize_again(books: Books, op: Authorize, known: HoldFacts) -> Plan:
+    """Answer a repeated authorize as the first time, with the hold as it is now; other facts are a conflict."""
+    held = op.ask.amounts(known.output_tokens)
+    scopes = list(dict.fromkeys(scope_of(name) for name in unpack(known.accounts)))
+    same = (
+        known.worker == op.worker
+        and scopes == list(dict.fromkeys(op.scopes))
+        and (known.model, known.upstream) == (op.model, op.upstream)
+        and known.held == (held.usd, held.calls, held.tokens)
+        and known.output_tokens <= op.ask.tokens_wanted
+    )
+    if not same:
+        return Plan(Conflict(op.call_id, f"this call id is {known.state} with other facts"))
+    left = _left(balances_of(books, known), NOTHING)
+    return Plan(Granted(op.call_id, known.output_tokens, held, left, HoldState(known.state)))
+
+
+def _refuse(op: Authorize, denied: Denied) -> Plan:
+    """Give the refusal, counted on the runs of the path; one that only has to wait is not counted."""
+    if denied.reason is Reason.HELD and not op.is_last_try:
+        return Plan(denied)
+    return Plan(denied, refused=tuple(scope for scope in dict.fromkeys(op.scopes) if scope.startswith(RUN_PREFIX)))
+
+
+def _denied(balance: Balance, reason: Reason, asked: int) -> Denied:
+    return Denied(
+        reason,
+        scope=balance.scope,
+        account=balance.name,
+        unit=UNITS[balance.unit],
+        limit=AMOUNT_MAX if balance.limit is None else balance.limit,
+        # An overrun is spent money too: leave it out and the refusal would not add up.
+        captured=balance.captured + balance.overrun,
+        held=balance.held,
+        asked=asked,
+    )
+
+
+# ---- scopes, limits, states -----------------------------------------------------------------------------------------
+
+
+def open_scope(books: Books, op: OpenScope, now: Instant) -> Plan:
+    """Open the accounts of a scope, once: usd and calls always, tokens when they are limited."""
+    owner = books.owners.get(op.scope)
+    if owner is not None:
+        if owner != op.owner:
+            return Plan(Taken(op.scope, owner))
+        return Plan(Opened(_accounts(books.scopes[op.scope]), created=False))
+    limits = (op.limits.usd, op.limits.calls, op.limits.tokens)
+    ensure(all(x is None or 0 <= x <= AMOUNT_MAX for x in limits), "I0: a limit is zero or more", op.scope, limits)
+    if op.runs_per_hour_max is not None:
+        opened = [at for at in books.openings.get(op.owner, []) if at > now - HOUR]
+        if len(opened) >= op.runs_per_hour_max:
+            first = opened[-op.runs_per_hour_max] if op.runs_per_hour_max else now
+            return Plan(TooManyRuns(op.owner, op.runs_per_hour_max, Instant(first + HOUR)))
+    new = tuple(
+        Balance(None, op.scope, unit.value, LIFETIME, limit, limit)
+        for unit, limit in zip(UNITS, limits, strict=True)
+        if unit is not UNITS[TOKENS] or limit is not None
+    )
+    detail = {"scope": op.scope, "owner": op.owner, "label": op.label, "limits": [b.limit for b in new]}
+    accounts = pack(tuple(balance.name for balance in new))
+    return Plan(
+        Opened(_accounts(new), created=True),
+        lines=(Line(now, "open", "", "", 0, 0, 0, accounts, encode(detail)),),
+        balances=new,
+        scopes=(ScopeFacts(op.scope, op.owner, op.label, now),),
+    )
+
+
+def set_limit(books: Books, op: SetLimit, now: Instant) -> Plan:
+    """Set a limit, also below what is spent: nothing more is then authorized, and what is held may still settle."""
+    ensure(op.limit is None or 0 <= op.limit <= AMOUNT_MAX, "I0: a limit is zero or more", op)
+    balances = books.scopes.get(op.scope)
+    if balances is None:
+        return Plan(Conflict("", f"there is no account of {op.scope}"))
+    unit = UNITS.index(op.unit)
+    balance = next((balance for balance in balances if balance.unit == unit), None)
+    new: tuple[Balance, ...] = ()
+    if balance is None:
+        # Tokens are counted from the moment when somebody limits them.
+        balance = Balance(None, op.scope, op.unit.value, LIFETIME, None, None, state=balances[0].state)
+        new = (balance,)
+    ceiling = None if op.limit is None else max(op.limit, balance.held + balance.captured)
+    detail = encode({"limit": op.limit, "state": balance.state})
+    after = tuple(
+        replace(b.account(), limit=op.limit, ceiling=ceiling) if b is balance else b.account()
+        for b in (*balances, *new)
+    )
+    return Plan(
+        Changed(after, count=1),
+        lines=(Line(now, "limit", "", "", 0, 0, 0, pack((balance.name,)), detail),),
+        balances=new,
+        limits=((balance, op.limit, ceiling),),
+    )
+
+
+def set_state(books: Books, op: SetState, now: Instant) -> Plan:
+    """Stop or resume every account of a scope."""
+    balances = books.scopes.get(op.scope)
+    if balances is None:
+        return Plan(Conflict("", f"there is no account of {op.scope}"))
+    return change_state(balances, op.state, now, "")
+
+
+def change_state(balances: list[Balance], state: AccountState, now: Instant, why: str) -> Plan:
+    """Put accounts into a state, whatever they were in."""
+    names = tuple(balance.name for balance in balances)
+    detail = encode({"state": state.value, "why": why})
+    after = tuple(replace(balance.account(), state=state) for balance in balances)
+    return Plan(
+        Changed(after, count=len(after)),
+        lines=(Line(now, "state", "", "", 0, 0, 0, pack(names), detail),),
+        states=tuple((balance, state) for balance in balances),
+    )
+
+
+def clear_model(books: Books, op: ClearModel, now: Instant) -> Plan:
+    """Take a model out of quarantine; one that is not in it is left alone."""
+    if op.model not in books.quarantined:
+        return Plan(Changed(count=0))
+    line = Line(now, "clear", "", "", 0, 0, 0, "[]", encode({"model": op.model}))
+    return Plan(Changed(count=1), lines=(line,), clear=op.model)
+
+
+def _accounts(balances: Iterable[Balance]) -> tuple[Account, ...]:
+    return tuple(balance.account() for balance in balances)

@@ -1,0 +1,93 @@
+"""Numbered migrations: applied once, in order, known by their digest; a database from a newer version is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+
+from bursar.clock import Instant
+
+_FILE = re.compile(r"^(\d{4})_\w+\.sql$")
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS migrations (
+    number INTEGER NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+"""
+
+
+class SchemaError(Exception):
+    """The database is from a newer version, or its migrations are not the ones of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema."""
+
+    number: int
+    name: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """Give the SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def migrations(engine: str) -> tuple[Migration, ...]:
+    """Give all migrations of an engine, ascending."""
+    files = (resources.files("bursar.stores") / "sql" / engine).iterdir()
+    found = [(match[1], file) for file in files if (match := _FILE.match(file.name))]
+    return tuple(
+        Migration(int(number), file.name, file.read_text("utf-8"))
+        for number, file in sorted(found, key=lambda pair: pair[0])
+    )
+
+
+def pending(known: tuple[Migration, ...], applied: list[tuple[int, str]]) -> tuple[Migration, ...]:
+    """Give the migrations that are still to apply; raises SchemaError when what is applied is not what is known."""
+    digests = {migration.number: migration.digest for migration in known}
+    for number, digest in applied:
+        if number not in digests:
+            raise SchemaError(
+                f"the ledger has schema {number}, this version of bursar knows up to {max(digests)}: "
+                "start the newer version, or restore a backup from before it"
+            )
+        if digests[number] != digest:
+            raise SchemaError(f"migration {number} of the ledger is not the one that this version of bursar has")
+    done = {number for number, _ in applied}
+    return tuple(migration for migration in known if migration.number not in done)
+
+
+def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
+    """Bring a SQLite database to this version's schema, all in one transaction; raises SchemaError."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute(_TABLE)
+        applied = connection.execute("SELECT number, digest FROM migrations ORDER BY number").fetchall()
+        for migration in pending(migrations("sqlite"), applied):
+            for statement in _statements(migration.text):
+                connection.execute(statement)
+            row = (migration.number, migration.name, migration.digest, now)
+            connection.execute("INSERT INTO migrations (number, name, digest, applied_at) VALUES (?, ?, ?, ?)", row)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _statements(text: str) -> Iterator[str]:
+    """Cut a script where SQLite says that a statement is complete (a trigger has semicolons inside)."""
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

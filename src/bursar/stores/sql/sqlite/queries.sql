@@ -1,0 +1,135 @@
+-- Named queries. Where a query takes many rows, /*rows*/ follows the shape of one, which is repeated.
+
+-- name: books_holds
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE call_id IN (SELECT value FROM json_each(?1));
+
+-- name: books_orphans
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE state = 'open' AND worker IN (SELECT value FROM json_each(?1));
+
+-- name: books_accounts
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state
+FROM accounts WHERE scope IN (SELECT value FROM json_each(?1)) ORDER BY scope, id;
+
+-- name: books_scopes
+SELECT scope, owner FROM scopes WHERE scope IN (SELECT value FROM json_each(?1));
+
+-- name: books_openings
+SELECT opened_at FROM scopes WHERE owner = ?1 AND opened_at > ?2 AND scope GLOB 'run:*'
+ORDER BY opened_at DESC LIMIT ?3;
+
+-- name: books_quarantine
+SELECT model FROM quarantine;
+
+-- name: books_fenced
+SELECT worker FROM workers WHERE fenced_at IS NOT NULL AND worker IN (SELECT value FROM json_each(?1));
+
+-- name: write_scopes
+INSERT INTO scopes (scope, owner, label, opened_at) VALUES (?, ?, ?, ?) /*rows*/;
+
+-- name: write_new_accounts
+INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
+
+-- name: write_accounts
+UPDATE accounts SET cap = ?1, ceiling = ?2, held = ?3, captured = ?4, overrun = ?5, state = ?6 WHERE id = ?7;
+
+-- name: write_new_holds
+INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+                   captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream,
+                   opened_at, settled_at, basis, why)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
+
+-- name: write_holds
+UPDATE holds SET state = ?1, accounts = ?2, captured_usd = ?3, captured_calls = ?4, captured_tokens = ?5,
+                 overrun_usd = ?6, overrun_calls = ?7, overrun_tokens = ?8, settled_at = ?9, basis = ?10, why = ?11
+WHERE call_id = ?12;
+
+-- name: write_entries
+INSERT INTO entries (at, kind, call_id, worker, usd, calls, tokens, accounts, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
+
+-- name: write_cleared
+DELETE FROM quarantine WHERE model = ?1;
+
+-- name: write_quarantined
+INSERT INTO quarantine (model, since) VALUES (?1, ?2) ON CONFLICT (model) DO NOTHING;
+
+-- name: write_fenced
+INSERT INTO workers (worker, started_at, fenced_at) VALUES (?1, ?2, ?2)
+ON CONFLICT (worker) DO UPDATE SET fenced_at = excluded.fenced_at;
+
+-- name: write_refused
+UPDATE scopes SET calls_refused = calls_refused + ?1 WHERE scope = ?2;
+
+-- name: write_worker
+INSERT INTO workers (worker, started_at, fenced_at) VALUES (?1, ?2, NULL);
+
+-- name: write_key
+INSERT INTO keys (digest, name, run, limits_json, created_at, revoked_at) VALUES (?1, ?2, ?3, ?4, ?5, NULL)
+ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json;
+
+-- name: revoke_keys
+UPDATE keys SET revoked_at = ?1 WHERE name = ?2 AND revoked_at IS NULL;
+
+-- name: write_meta
+INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING;
+
+-- name: read_meta
+SELECT value FROM meta WHERE name = ?1;
+
+-- name: read_last_seq
+SELECT coalesce(max(seq), 0) FROM entries;
+
+-- name: read_accounts
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state FROM accounts ORDER BY scope, id;
+
+-- name: read_accounts_of
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state
+FROM accounts WHERE scope = ?1 ORDER BY id;
+
+-- name: read_runs
+SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope GLOB 'run:*'
+ORDER BY opened_at DESC, scope LIMIT ?1;
+
+-- name: read_hold
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE call_id = ?1;
+
+-- name: read_holds
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds ORDER BY id DESC LIMIT ?1;
+
+-- name: read_open_holds
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE state = 'open' ORDER BY id DESC LIMIT ?1;
+
+-- name: read_holds_in_state
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE state = ?2 ORDER BY id DESC LIMIT ?1;
+
+-- name: read_entries
+SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
+FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2;
+
+-- name: read_workers_with_holds
+SELECT DISTINCT worker FROM holds WHERE state = 'open';
+
+-- name: read_key
+SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys WHERE digest = ?1;
+
+-- name: read_keys
+SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys ORDER BY name, created_at, digest;

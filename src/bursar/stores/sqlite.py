@@ -1,0 +1,284 @@
+"""The ledger in one SQLite file: durable, shared by all worker processes of a machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bursar.clock import Clock, Instant, SystemClock
+from bursar.ledger.account import Account, Answer, HoldState, Operation
+from bursar.ledger.audit import Finding, audit
+from bursar.ledger.books import Balance
+from bursar.ledger.store import Entry, HoldRow, KeyRow, LedgerUnavailableError, NotWrittenError, RunRow
+from bursar.stores.liveness import FileLock, is_dead
+from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row
+from bursar.stores.sqlite_writer import Files, Handle, Result, Work, Writer, connect
+
+T = TypeVar("T")
+
+PAGE_ROWS = 1000
+"""Entries are read in pages, so that no reader keeps the log from being folded back."""
+
+
+class SqliteStore:
+    """One ledger file as one worker process sees it; see `bursar.ledger.store.Store` for the contract."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        clock: Clock | None = None,
+        *,
+        queue_max: int = 10_000,
+        batch_max: int = 256,
+    ) -> None:
+        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._files = Files(Path(path))
+        self._clock = clock or SystemClock()
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._pending = 0
+        self._is_open = False
+        self._life = FileLock(self._files.worker(self.worker))
+        self._reader: _Reader | None = None
+        self._writer: Writer | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # ---- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the database, run the migrations, take the liveness lock; raises LedgerLostError, SchemaError."""
+        self._loop = asyncio.get_running_loop()
+        self._files.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._life.take()
+        writer = Writer(self._files, self._clock, self._deliver, self._batch_max)
+        try:
+            await asyncio.to_thread(writer.open_first, self.worker)
+        except BaseException as error:
+            self._end_life()
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise LedgerUnavailableError(f"the ledger {self._files.database} cannot be opened: {error}") from error
+            raise
+        writer.start()
+        self._writer = writer
+        self._reader = _Reader(self._files.database)
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Write what was submitted, then release the liveness lock; a second close does nothing."""
+        if not self._is_open or self._writer is None or self._reader is None:
+            return
+        await self._note_progress()
+        self._is_open = False
+        self._writer.stop()
+        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._reader.close)
+        self._end_life()
+
+    def _end_life(self) -> None:
+        self._life.path.unlink(missing_ok=True)
+        self._life.release()
+
+    async def _note_progress(self) -> None:
+        try:
+            await self._work(self._writer_or_raise().write_marker)
+        except LedgerUnavailableError:
+            # The marker only makes a rollback visible; the next start or reaping writes it.
+            return
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    async def submit(self, operation: Operation) -> Answer:
+        """Have the operation decided and durable; raises LedgerUnavailableError, BrokenInvariantError."""
+        return await self._ticket(operation)  # type: ignore[no-any-return]
+
+    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
+        """Remember a key; one that was revoked stays revoked."""
+        row = (digest, name, run, limits_json, self._clock.now())
+        await self._work(lambda connection: connection.execute(SQL["write_key"], row).rowcount)
+
+    async def revoke_key(self, name: str) -> int:
+        """Revoke every key of this name; give how many there were."""
+        row = (self._clock.now(), name)
+        count = await self._work(lambda connection: connection.execute(SQL["revoke_keys"], row).rowcount)
+        return int(count)
+
+    async def _work(self, work: Work) -> Any:
+        return await self._ticket(work)
+
+    def _ticket(self, what: Operation | Work) -> asyncio.Future[Any]:
+        writer = self._writer_or_raise()
+        if self._pending >= self._queue_max:
+            raise NotWrittenError(f"{self._pending} operations wait to be written")
+        if not writer.is_alive:
+            raise NotWrittenError("the ledger's writer has ended")
+        self._pending += 1
+        future: asyncio.Future[Any] = self._loop.create_future()  # type: ignore[union-attr]
+        writer.put((what, future))
+        return future
+
+    def _writer_or_raise(self) -> Writer:
+        if not self._is_open or self._writer is None:
+            raise NotWrittenError("the ledger is not open")
+        return self._writer
+
+    def _deliver(self, results: list[tuple[Handle, Result]]) -> None:
+        """Hand results to the event loop, all in one go (called in the writer's thread)."""
+        if results and self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._resolve, results)
+
+    def _resolve(self, results: list[tuple[Handle, Result]]) -> None:
+        self._pending -= len(results)
+        for future, result in results:
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    # ---- reading -------------------------------------------------------------------------------------------------
+
+    async def dead_workers(self) -> tuple[str, ...]:
+        """Give the workers that have open holds and whose liveness lock nobody has."""
+        await self._note_progress()
+        return await self._read(self._read_dead_workers)
+
+    def _read_dead_workers(self, connection: sqlite3.Connection) -> tuple[str, ...]:
+        workers = [row[0] for row in connection.execute(SQL["read_workers_with_holds"])]
+        return tuple(worker for worker in workers if worker != self.worker and is_dead(self._files.worker(worker)))
+
+    async def accounts(self, scope: str | None = None) -> tuple[Account, ...]:
+        """Give all accounts, or those of one scope."""
+        return await self._read(lambda connection: _accounts(connection, scope))
+
+    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]:
+        """Give the newest runs."""
+        return await self._read(lambda connection: _runs(connection, limit_rows))
+
+    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]:
+        """Give the newest holds, or the newest in one state."""
+        return await self._read(lambda connection: _holds(connection, state, limit_rows))
+
+    async def hold(self, call_id: str) -> HoldRow | None:
+        """Give one hold."""
+
+        def read(connection: sqlite3.Connection) -> HoldRow | None:
+            row = connection.execute(SQL["read_hold"], (call_id,)).fetchone()
+            return None if row is None else hold_row(row)
+
+        return await self._read(read)
+
+    async def entries(self, after_seq: int = 0) -> AsyncIterator[Entry]:
+        """Give the entries after this one, ascending, in pages."""
+        while True:
+            page = await self._read(_page_after(after_seq))
+            for entry in page:
+                yield entry
+            if len(page) < PAGE_ROWS:
+                return
+            after_seq = page[-1].seq
+
+    async def audit(self) -> tuple[Finding, ...]:
+        """Replay all entries and compare with all accounts and holds, as of one instant."""
+        return await self._read(_audit)
+
+    async def find_key(self, digest: str) -> KeyRow | None:
+        """Give the key with this digest, revoked or not."""
+
+        def read(connection: sqlite3.Connection) -> KeyRow | None:
+            row = connection.execute(SQL["read_key"], (digest,)).fetchone()
+            return None if row is None else key_row(row)
+
+        return await self._read(read)
+
+    async def keys(self) -> tuple[KeyRow, ...]:
+        """Give all keys."""
+        return await self._read(lambda connection: tuple(map(key_row, connection.execute(SQL["read_keys"]))))
+
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        if not self._is_open or self._reader is None:
+            raise NotWrittenError("the ledger is not open")
+        return await self._reader.run(read)
+
+
+class _Reader:
+    """A read connection in a thread of its own; opened anew after an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="bursar-ledger-read")
+        self._connection: sqlite3.Connection | None = None
+
+    async def run(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, read)
+
+    def _run(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = connect(self._path)
+                self._connection.execute("PRAGMA query_only = ON")
+            # One transaction: everything that is read belongs to the same instant.
+            self._connection.execute("BEGIN")
+            result = read(self._connection)
+            self._connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            self._drop()
+            raise LedgerUnavailableError(f"the ledger cannot be read: {error}") from error
+        except BaseException:
+            self._drop()
+            raise
+        return result
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        self._pool.submit(self._drop).result()
+        self._pool.shutdown()
+
+
+def _accounts(connection: sqlite3.Connection, scope: str | None) -> tuple[Account, ...]:
+    if scope is None:
+        rows = connection.execute(SQL["read_accounts"])
+    else:
+        rows = connection.execute(SQL["read_accounts_of"], (scope,))
+    return tuple(Balance(*row).account() for row in rows)
+
+
+def _runs(connection: sqlite3.Connection, limit_rows: int) -> tuple[RunRow, ...]:
+    runs = []
+    for scope, owner, label, opened_at, refused in connection.execute(SQL["read_runs"], (limit_rows,)).fetchall():
+        accounts = _accounts(connection, scope)
+        calls_open = sum(account.held for account in accounts if account.unit == "calls")
+        name = scope.removeprefix("run:")
+        runs.append(RunRow(name, owner, label, Instant(opened_at), accounts, calls_open, refused))
+    return tuple(runs)
+
+
+def _holds(connection: sqlite3.Connection, state: HoldState | None, limit_rows: int) -> tuple[HoldRow, ...]:
+    if state is None:
+        rows = connection.execute(SQL["read_holds"], (limit_rows,))
+    elif state is HoldState.OPEN:
+        rows = connection.execute(SQL["read_open_holds"], (limit_rows,))
+    else:
+        rows = connection.execute(SQL["read_holds_in_state"], (limit_rows, state.value))
+    return tuple(map(hold_row, rows))
+
+
+def _page_after(after_seq: int) -> Callable[[sqlite3.Connection], list[Entry]]:
+    return lambda connection: list(map(entry_row, connection.execute(SQL["read_entries"], (after_seq, PAGE_ROWS))))
+
+
+def _audit(connection: sqlite3.Connection) -> tuple[Finding, ...]:
+    entries = map(entry_row, connection.execute(SQL["read_entries"], (0, -1)))
+    holds = map(hold_row, connection.execute(SQL["read_holds"], (-1,)))
+    quarantined = frozenset(row[0] for row in connection.execute(SQL["books_quarantine"]))
+    return audit(entries, _accounts(connection, None), holds, quarantined)

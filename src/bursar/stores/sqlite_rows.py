@@ -1,0 +1,130 @@
+"""Loads the books of a batch from SQLite and writes its changes back; decides nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from bursar.clock import Instant
+from bursar.ledger.account import HoldState
+from bursar.ledger.batch import Changes, Needs
+from bursar.ledger.books import UNITS, Balance, Books, HoldFacts, amounts, encode, scope_of, unpack
+from bursar.ledger.rules import HOUR
+from bursar.ledger.store import Entry, HoldRow, KeyRow
+from bursar.stores.queries import for_rows, queries
+
+SQL = queries("sqlite")
+ROWS_MAX = 64
+"""Most rows in one INSERT: one step of SQLite, in which Python does not hold its global lock."""
+
+
+def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
+    """Give the books that hold every row the operations may touch."""
+    execute = connection.execute
+    books = Books()
+    scopes = need.scopes
+    holds: Iterable[tuple[object, ...]] = ()
+    if need.calls:
+        holds = execute(SQL["books_holds"], (encode(need.calls),)).fetchall()
+    if need.expires:
+        holds = chain(holds, execute(SQL["books_orphans"], (encode(sorted(need.expires)),)))
+    for row in holds:
+        hold = HoldFacts._make(row)
+        books.holds[hold.call_id] = hold
+        scopes.update(map(scope_of, unpack(hold.accounts)))
+    for row in execute(SQL["books_accounts"], (encode(list(scopes)),)):
+        books.add(Balance(*row))
+    books.quarantined.update(row[0] for row in execute(SQL["books_quarantine"]))
+    if need.workers:
+        books.fenced.update(row[0] for row in execute(SQL["books_fenced"], (encode(list(need.workers)),)))
+    if need.owners:
+        books.owners.update(execute(SQL["books_scopes"], (encode(list(scopes)),)).fetchall())
+    for owner, most in need.opens.items():
+        rows = execute(SQL["books_openings"], (owner, now - HOUR, most)).fetchall()
+        books.openings[owner] = [Instant(row[0]) for row in reversed(rows)]
+    return books
+
+
+def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int:
+    """Write the changes of a batch, accounts first; give the number of the last entry (0 when there is none)."""
+    if changes.scopes:
+        _insert(connection, "write_scopes", changes.scopes)
+    if changes.new_balances:
+        _insert(connection, "write_new_accounts", [_new_account(balance) for balance in changes.new_balances])
+    if changes.balances:
+        rows = [(b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state, b.key) for b in changes.balances.values()]
+        connection.executemany(SQL["write_accounts"], rows)
+    if changes.new_holds:
+        _insert(connection, "write_new_holds", list(changes.new_holds.values()))
+    if changes.holds:
+        updates = [(h[2], h[3], *h[7:13], h[17], h[18], h[19], h[0]) for h in changes.holds.values()]
+        connection.executemany(SQL["write_holds"], updates)
+    _write_rare(connection, changes, now)
+    return _insert(connection, "write_entries", changes.lines)
+
+
+def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) -> None:
+    if changes.cleared:
+        connection.executemany(SQL["write_cleared"], [(model,) for model in changes.cleared])
+    if changes.quarantined:
+        connection.executemany(SQL["write_quarantined"], list(changes.quarantined.items()))
+    if changes.fenced:
+        connection.executemany(SQL["write_fenced"], [(worker, now) for worker in changes.fenced])
+    if changes.refused:
+        connection.executemany(SQL["write_refused"], [(count, scope) for scope, count in changes.refused.items()])
+
+
+def _insert(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[object, ...]]) -> int:
+    """Insert rows in as few steps as there are bits in their number, so that few forms of the query are prepared."""
+    last = 0
+    start, size = 0, ROWS_MAX
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        values = list(chain.from_iterable(rows[start : start + size]))
+        last = connection.execute(for_rows(SQL[name], size), values).lastrowid or 0
+        start += size
+    return last
+
+
+def _new_account(b: Balance) -> tuple[object, ...]:
+    unit = UNITS[b.unit].value
+    return (b.scope, unit, b.period, b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state)
+
+
+def hold_row(row: Sequence[object]) -> HoldRow:
+    """Give a hold as the books remember it."""
+    hold = HoldFacts._make(row)
+    settled_at = None if hold.settled_at is None else Instant(hold.settled_at)
+    return HoldRow(
+        call_id=hold.call_id,
+        worker=hold.worker,
+        state=HoldState(hold.state),
+        accounts=unpack(hold.accounts),
+        held=amounts(hold.held),
+        captured=amounts(hold.captured),
+        overrun=amounts(hold.overrun),
+        output_tokens=hold.output_tokens,
+        model=hold.model,
+        upstream=hold.upstream,
+        opened_at=Instant(hold.opened_at),
+        settled_at=settled_at,
+        basis=hold.basis,
+        why=hold.why,
+    )
+
+
+def entry_row(row: tuple[int, int, str, str, str, int, int, int, str, str]) -> Entry:
+    """Give one line of the ledger."""
+    seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail = row
+    named = unpack(accounts)
+    return Entry(seq, Instant(at), kind, call_id, worker, usd, calls, tokens, named, json.loads(detail))
+
+
+def key_row(row: tuple[str, str, str, str, int, int | None]) -> KeyRow:
+    """Give a key."""
+    name, digest, run, limits_json, created_at, revoked_at = row
+    revoked = None if revoked_at is None else Instant(revoked_at)
+    return KeyRow(name, digest, run, limits_json, Instant(created_at), revoked)

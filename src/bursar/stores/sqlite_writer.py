@@ -1,0 +1,297 @@
+"""The one thread that writes: takes what is queued, decides it in one transaction, commits, hands the answers back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bursar.clock import Clock
+from bursar.ledger.account import Operation
+from bursar.ledger.batch import Outcome, decide, needs
+from bursar.ledger.store import LedgerLostError, LedgerUnavailableError, NotWrittenError, batches
+from bursar.money import BrokenInvariantError
+from bursar.stores.liveness import Turnstile, is_dead
+from bursar.stores.migrate import migrate_sqlite
+from bursar.stores.sqlite_rows import SQL, load, write
+
+Handle = asyncio.Future[Any]
+Work = Callable[[sqlite3.Connection], object]
+"""A change of something else than money (keys, workers), in a transaction of its own."""
+Ticket = tuple[Operation | Work, Handle]
+"""What to do, and the handle with which the answer is given back."""
+Result = object | BaseException
+Deliver = Callable[[list[tuple[Handle, Result]]], None]
+
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for a lock of somebody who does not use the turnstile (a backup, a shell)."""
+CHECKPOINT_PAGES = 4000
+
+
+class Files:
+    """The database and the side files that belong to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.database = path
+        self.turn = path.with_name(path.name + ".lock")
+        self.marker = path.with_name(path.name + ".marker")
+        self.workers = path.with_name(path.name + ".workers")
+
+    def worker(self, worker: str) -> Path:
+        """Give the file whose lock proves that this worker lives."""
+        return self.workers / worker
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open an existing database with the settings that make a commit durable; never makes a new one."""
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, cached_statements=256)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class Writer:
+    """Owns the write connection; every method but `put` and `stop` runs in its thread."""
+
+    def __init__(self, files: Files, clock: Clock, deliver: Deliver, batch_max: int) -> None:
+        self._files = files
+        self._clock = clock
+        self._deliver = deliver
+        self._batch_max = batch_max
+        self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._turnstile = Turnstile(files.turn)
+        self._connection: sqlite3.Connection | None = None
+        self._ledger_id = ""
+        self._inode = (0, 0)
+        self._seq_seen = 0
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="bursar-ledger", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve; the first ticket should be `open_first`."""
+        self._thread.start()
+
+    def put(self, ticket: Ticket) -> None:
+        """Queue a ticket (any thread)."""
+        self._queue.put(ticket)
+
+    def stop(self) -> None:
+        """Serve what is queued, then end the thread (any thread)."""
+        self._queue.put(None)
+
+    def join(self) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Say whether the thread still serves."""
+        return self._thread.is_alive()
+
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        tickets: list[Ticket] = []
+        try:
+            while not self._is_stopping:
+                tickets = self._take()
+                self._serve(tickets)
+        finally:
+            # Also when a bug ends the thread: nobody may wait for an answer for ever.
+            self._close()
+            self._turnstile.close()
+            lost = LedgerUnavailableError("the ledger's writer has ended")
+            self._deliver([(handle, lost) for _, handle in (*tickets, *self._rest())])
+
+    def _take(self) -> list[Ticket]:
+        """Wait for one ticket, then take all that are there by now, up to the size of a batch."""
+        taken = [self._queue.get()]
+        for _ in range(min(self._queue.qsize(), self._batch_max - 1)):
+            taken.append(self._queue.get_nowait())
+        self._is_stopping = None in taken
+        return [ticket for ticket in taken if ticket is not None]
+
+    def _rest(self) -> list[Ticket]:
+        rest: list[Ticket] = []
+        while not self._queue.empty():
+            ticket = self._queue.get_nowait()
+            if ticket is not None:
+                rest.append(ticket)
+        return rest
+
+    def _serve(self, tickets: list[Ticket]) -> None:
+        operations: list[Operation] = []
+        handles: list[Handle] = []
+        for what, handle in tickets:
+            if callable(what):
+                self._deliver([(handle, self._work(what))])
+            else:
+                operations.append(what)
+                handles.append(handle)
+        done = 0
+        for batch in batches(operations, self._batch_max):
+            results = self._decide(batch)
+            self._deliver(list(zip(handles[done : done + len(batch)], results, strict=True)))
+            done += len(batch)
+
+    def _work(self, work: Work) -> Result:
+        try:
+            with self._turnstile.turn():
+                connection = self._connected()
+                connection.execute("BEGIN IMMEDIATE")
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+        except (sqlite3.Error, OSError, ValueError) as error:
+            self._close()
+            return LedgerUnavailableError(f"the ledger cannot be written: {error}")
+
+    def _decide(self, batch: list[Operation]) -> Sequence[Result]:
+        """Commit a batch; when the database itself refuses a row, find whose it is by committing one by one."""
+        is_committing = False
+        try:
+            with self._turnstile.turn():
+                connection = self._connected()
+                connection.execute("BEGIN IMMEDIATE")
+                outcomes, seq = self._transact(connection, batch)
+                is_committing = True
+                connection.execute("COMMIT")
+                self._seq_seen = seq
+                return outcomes
+        except (sqlite3.IntegrityError, ValueError, OverflowError) as error:
+            self._close()
+            if len(batch) == 1:
+                return [BrokenInvariantError(f"the database refuses what the rules allowed: {error}")]
+            return [self._decide([operation])[0] for operation in batch]
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            kind = LedgerUnavailableError if is_committing else NotWrittenError
+            return [kind(f"the ledger cannot be written: {error}") for _ in batch]
+
+    def _transact(self, connection: sqlite3.Connection, batch: list[Operation]) -> tuple[list[Outcome], int]:
+        # The clock and the liveness of workers are read inside the transaction: one order of events for all processes.
+        now = self._clock.now()
+        need = needs(batch)
+        books = load(connection, need, now)
+        for worker in need.expires:
+            if is_dead(self._files.worker(worker)):
+                books.dead.add(worker)
+        outcomes, changes = decide(books, batch, now)
+        seq = write(connection, changes, now) if changes else self._seq_seen
+        return outcomes, max(seq, self._seq_seen)
+
+    # ---- the connection ------------------------------------------------------------------------------------------
+
+    def _connected(self) -> sqlite3.Connection:
+        """Give the connection, opened anew after an error; raises OSError when the file is not the one we know."""
+        stat = os.stat(self._files.database)
+        if self._connection is not None and self._inode == (stat.st_dev, stat.st_ino):
+            return self._connection
+        self._close()
+        connection = connect(self._files.database)
+        try:
+            self._recognise(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        self._inode = (stat.st_dev, stat.st_ino)
+        return connection
+
+    def _recognise(self, connection: sqlite3.Connection) -> None:
+        """Raise OSError when the file was exchanged for another ledger, or for an older copy of this one."""
+        row = connection.execute(SQL["read_meta"], ("ledger",)).fetchone()
+        seq = connection.execute(SQL["read_last_seq"]).fetchone()[0]
+        if row is None or row[0] != self._ledger_id or seq < self._seq_seen:
+            raise OSError(f"{self._files.database} was exchanged while the ledger was open")
+        self._seq_seen = seq
+
+    def _close(self) -> None:
+        """Let go of the connection; an open transaction is rolled back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def open_first(self, worker: str) -> None:
+        """Make or check the database and its marker, migrate, register the worker; raises LedgerLostError."""
+        files = self._files
+        files.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._turnstile.turn():
+            marker = _read_marker(files)
+            os.close(os.open(files.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = connect(files.database)
+            try:
+                migrate_sqlite(connection, self._clock.now())
+                connection.execute(SQL["write_meta"], ("ledger", secrets.token_hex(16)))
+                self._ledger_id = connection.execute(SQL["read_meta"], ("ledger",)).fetchone()[0]
+                self._seq_seen = connection.execute(SQL["read_last_seq"]).fetchone()[0]
+                _compare(files, marker, self._ledger_id, self._seq_seen)
+                connection.execute(SQL["write_worker"], (worker, self._clock.now()))
+                self._write_marker()
+            finally:
+                connection.close()
+
+    def write_marker(self, connection: sqlite3.Connection) -> None:
+        """Note how far the ledger has come, so that an older copy of it is recognised."""
+        self._seq_seen = max(self._seq_seen, connection.execute(SQL["read_last_seq"]).fetchone()[0])
+        self._write_marker()
+
+    def _write_marker(self) -> None:
+        text = json.dumps({"ledger": self._ledger_id, "entries": self._seq_seen})
+        draft = self._files.marker.with_name(self._files.marker.name + ".new")
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            # A marker that a power cut emptied would keep the next start from starting.
+            os.fsync(file.fileno())
+        os.replace(draft, self._files.marker)
+
+
+def _read_marker(files: Files) -> tuple[str, int] | None:
+    """Give ledger id and count of entries; raises LedgerLostError when there is a marker but no database."""
+    try:
+        marker = json.loads(files.marker.read_text("utf-8"))
+        known = str(marker["ledger"]), int(marker["entries"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LedgerLostError(f"{files.marker} cannot be read: {error}. {_ADVICE.format(files=files)}") from error
+    try:
+        is_gone = files.database.stat().st_size == 0
+    except FileNotFoundError:
+        is_gone = True
+    if is_gone:
+        raise LedgerLostError(f"the ledger {files.database} is gone, but it was here. {_ADVICE.format(files=files)}")
+    return known
+
+
+def _compare(files: Files, marker: tuple[str, int] | None, ledger_id: str, entries: int) -> None:
+    if marker is None:
+        return
+    if marker[0] != ledger_id:
+        raise LedgerLostError(f"{files.database} is another ledger than before. {_ADVICE.format(files=files)}")
+    if entries < marker[1]:
+        raise LedgerLostError(
+            f"{files.database} is older than before: it has {entries} entries and had {marker[1]}. "
+            f"{_ADVICE.format(files=files)}"
+        )
+
+
+_ADVICE = (
+    "What was spent is not known any more, so bursar does not start. Restore {files.database} from its newest backup; "
+    "or, to accept this state and start counting from it, remove {files.marker} and start again."
+)
