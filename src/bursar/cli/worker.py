@@ -11,10 +11,10 @@ from pathlib import Path
 
 import uvloop
 
-from bursar.cli.common import FailedError
+from bursar.cli.common import FailedError, say
 from bursar.cli.gateway import FACTORY, GatewayServer, config, log_to
 from bursar.cli.serve import serve_until_signal
-from bursar.settings import load
+from bursar.settings import SettingsError, load
 
 READY = b"r"
 PING = b"?"
@@ -25,7 +25,11 @@ def main(listen_fd: int, channel_fd: int) -> int:
     """Serve on an inherited socket; say so on the channel; end when the supervisor does."""
     log_to(logging.StreamHandler())
     config_path = os.environ.get("BURSAR_CONFIG", "")
-    settings = load(Path(config_path) if config_path else None).server
+    try:
+        settings = load(Path(config_path) if config_path else None).server
+    except SettingsError as error:
+        say(str(error))
+        return 2
     channel = socket.socket(fileno=channel_fd)
     channel.setblocking(False)
     server = GatewayServer(
