@@ -31,8 +31,7 @@ from bursar.cli.runs import ROWS_MAX, hold_facts, hold_line
 
 if TYPE_CHECKING:
     from bursar.ledger.account import Answer
-    from bursar.ledger.audit import Finding
-    from bursar.ledger.store import Entry, HoldRow
+    from bursar.ledger.store import Entry, Finding, HoldRow
     from bursar.money import Money
     from bursar.settings import Settings
 

@@ -10,20 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bursar.ledger.account import Account, Amounts
-from bursar.ledger.store import Entry, HoldRow
+from bursar.ledger.store import Entry, Finding, HoldRow
 
 _INDEX = {"usd": 0, "calls": 1, "tokens": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A place where the books and the replay of their entries differ, or where an entry breaks a promise."""
-
-    where: str
-    """An account, a call, or the number of an entry."""
-    what: str
-    booked: str = ""
-    replayed: str = ""
 
 
 @dataclass(slots=True)

@@ -41,6 +41,17 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """A place where the books and the replay of their entries differ, or where an entry breaks a promise."""
+
+    where: str
+    """An account, a call, or the number of an entry."""
+    what: str
+    booked: str = ""
+    replayed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HoldRow:
     """A hold as the books remember it."""
 
@@ -107,6 +118,10 @@ class Store(Protocol):
     async def hold(self, call_id: str) -> HoldRow | None: ...
 
     def entries(self, after_seq: int = 0) -> AsyncIterator[Entry]: ...
+
+    async def audit(self) -> tuple[Finding, ...]:
+        """Replay all entries and give every place where the balances and holds differ from them."""
+        ...
 
     async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
         """Remember a key by the SHA-256 of its secret; `run` is the run that a run key is bound to, or empty."""

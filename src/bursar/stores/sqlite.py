@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.audit import Finding, audit
+from bursar.ledger.audit import audit
 from bursar.ledger.books import Balance
-from bursar.ledger.store import Entry, HoldRow, KeyRow, LedgerUnavailableError, NotWrittenError, RunRow
+from bursar.ledger.store import Entry, Finding, HoldRow, KeyRow, LedgerUnavailableError, NotWrittenError, RunRow
 from bursar.stores.liveness import FileLock, is_dead
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row
 from bursar.stores.sqlite_writer import Files, Handle, Result, Work, Writer, connect
