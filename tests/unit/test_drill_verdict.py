@@ -29,6 +29,7 @@ GOOD = Measured(
         Balance("run:r", "calls", None, 2, 0, 0),
         Balance("key:drill", "usd", None, 980_000_000, 0, 0),
     ),
+    probes=(Attempt(0, 2, 400, 2_345, Outcome.EXHAUSTED, 429, "cap_exhausted"),),
     holds_open=0,
     audit=(),
     looks=(Look(500_000_000, 700_000_000), Look(980_000_000, 980_000_000)),
@@ -50,7 +51,7 @@ def test_a_storm_in_which_all_is_well_passes() -> None:
     assert verdict.passed
     assert verdict.figures.used_before_refusal == 980_000_000
     assert verdict.figures.first_refusal_after_calls == 2
-    assert verdict.figures.refusal_ms_median == 6
+    assert verdict.figures.refusal_us_median == 2_345
     assert verdict.figures.over == 0
 
 
@@ -102,11 +103,16 @@ def test_a_refused_agent_that_tries_again_fails() -> None:
     assert verdict.figures.attempts_per_refused_agent_max == 2
 
 
+def test_a_spent_cap_that_lets_somebody_through_later_fails() -> None:
+    probes = (*GOOD.probes, replace(GOOD.probes[0], outcome=Outcome.ANSWERED, code=""))
+    assert failed(judge(DOLLARS, replace(GOOD, probes=probes))) == ["a spent cap stays spent"]
+
+
 def test_an_agent_that_gives_up_on_held_money_fails_unless_there_was_trouble() -> None:
     held = replace(GOOD.attempts[3], outcome=Outcome.HELD, code="cap_held")
     measured = replace(GOOD, attempts=(*GOOD.attempts[:3], held))
     assert failed(judge(DOLLARS, measured)) == ["every agent stops"]
-    assert judge(replace(DOLLARS, kills=1), measured).passed
+    assert judge(replace(DOLLARS, hang_up_percent=5), measured).passed
 
 
 def test_money_that_stays_held_fails() -> None:
@@ -139,7 +145,7 @@ def test_in_trouble_the_books_may_say_more_than_the_bill_but_never_less() -> Non
 def test_an_overrun_fails() -> None:
     overrun = balance(captured=979_999_999, overrun=1)
     assert failed(judge(DOLLARS, replace(GOOD, balances=overrun))) == ["the books equal the bill"]
-    assert failed(judge(replace(DOLLARS, kills=1), replace(GOOD, balances=balance(overrun=1)))) == [
+    assert failed(judge(replace(DOLLARS, hang_up_percent=5), replace(GOOD, balances=balance(overrun=1)))) == [
         "the books cover the bill"
     ]
 
@@ -157,13 +163,13 @@ def test_a_bill_that_was_not_covered_for_a_moment_fails() -> None:
 def test_trouble_fails_unless_it_was_ordered(outcome: Outcome) -> None:
     measured = replace(GOOD, attempts=(replace(GOOD.attempts[0], outcome=outcome), *GOOD.attempts[1:]))
     assert failed(judge(DOLLARS, measured)) == ["no trouble but what was ordered"]
-    assert judge(replace(DOLLARS, kills=1), measured).passed
+    assert judge(replace(DOLLARS, hang_up_percent=5), measured).passed
 
 
 def test_a_refusal_for_another_reason_fails_even_in_trouble() -> None:
     odd = replace(GOOD.attempts[3], outcome=Outcome.REFUSED, code="unpriced")
     measured = replace(GOOD, attempts=(*GOOD.attempts[:3], odd))
-    verdict = judge(replace(DOLLARS, kills=1), measured)
+    verdict = judge(replace(DOLLARS, hang_up_percent=5), measured)
     assert failed(verdict) == ["no trouble but what was ordered"]
     assert "unpriced 1x" in verdict.checks[-1].found
 
@@ -171,13 +177,18 @@ def test_a_refusal_for_another_reason_fails_even_in_trouble() -> None:
 def test_a_call_without_an_answer_fails_even_in_trouble() -> None:
     late = (replace(GOOD.attempts[0], outcome=Outcome.TIMEOUT), *GOOD.attempts[1:])
     measured = replace(GOOD, attempts=late)
-    assert failed(judge(replace(DOLLARS, kills=1), measured)) == ["no trouble but what was ordered"]
+    assert failed(judge(replace(DOLLARS, hang_up_percent=5), measured)) == ["no trouble but what was ordered"]
+
+
+def test_trouble_that_was_ordered_and_did_not_come_fails() -> None:
+    assert failed(judge(replace(DOLLARS, kills=2), replace(GOOD, kills=1))) == ["no trouble but what was ordered"]
 
 
 def test_amounts_are_shown_exactly_and_shares_are_never_rounded_up() -> None:
-    assert usd(1_000_000_000) == "$1.000000"
+    assert usd(1_000_000_000) == "$1.00"
+    assert usd(1_234_500_000) == "$1.2345"
     assert usd(1_234_567_891) == "$1.234567891"
-    assert usd(0) == "$0.000000"
+    assert usd(0) == "$0.00"
     assert percent_of(999_999_999, 1_000_000_000) == "99.9%"
     assert percent_of(5, 0) == "0.0%"
 
@@ -185,8 +196,9 @@ def test_amounts_are_shown_exactly_and_shares_are_never_rounded_up() -> None:
 def test_a_verdict_reads_well_and_is_complete_as_json() -> None:
     verdict = judge(replace(DOLLARS, kills=1), replace(GOOD, kills=1))
     lines = dict(facts(verdict))
-    assert lines["cap"] == "$1.000000"
-    assert lines["the provider billed"] == "$0.980000 for 2 calls"
+    assert lines["cap"] == "$1.00"
+    assert lines["the provider billed"] == "$0.98 for 2 calls"
+    assert lines["refusals"] == "2, 1 attempt per refused agent; asked again, refused in 2.3 ms (median)"
     assert lines["first refusal"] == "after call 2, with 98.0% of the cap used"
     assert lines["trouble, by order"] == "1 worker killed"
     document = as_json([verdict], {"seed": 7})

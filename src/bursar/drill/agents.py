@@ -57,7 +57,7 @@ class Attempt:
     """Number of the logical call of this agent; a retry has the same."""
     ended_at_us: int
     """Microseconds since 1970."""
-    milliseconds: int
+    took_us: int
     outcome: Outcome
     status: int = 0
     code: str = ""
@@ -103,26 +103,35 @@ class Agent:
             if attempt.outcome in (Outcome.EXHAUSTED, Outcome.HELD, Outcome.REFUSED):
                 return
 
+    async def ask_once(self, session: aiohttp.ClientSession) -> Attempt:
+        """Make the same call once more, without retries and without leaving early."""
+        attempt, _ = await self._observed(session, self.habit.calls_max, hangs_up=False)
+        return attempt
+
     async def _call(self, session: aiohttp.ClientSession, call: int) -> Attempt:
         """Make one logical call as an SDK does: once, and up to two retries."""
-        attempt, retry_after = await self._observed(session, call)
+        attempt, retry_after = await self._observed(session, call, self._hangs_up())
         for _ in range(RETRIES_MAX):
             if retry_after is None:
                 break
             await asyncio.sleep(retry_after)
-            attempt, retry_after = await self._observed(session, call)
+            attempt, retry_after = await self._observed(session, call, self._hangs_up())
         return attempt
 
-    async def _observed(self, session: aiohttp.ClientSession, call: int) -> tuple[Attempt, float | None]:
+    def _hangs_up(self) -> bool:
+        return self.rng.randrange(100) < self.habit.hangs_up_percent
+
+    async def _observed(
+        self, session: aiohttp.ClientSession, call: int, hangs_up: bool
+    ) -> tuple[Attempt, float | None]:
         began = time.monotonic_ns()
-        outcome, status, code, retry_after = await self._attempt(session)
-        milliseconds = (time.monotonic_ns() - began) // 1_000_000
-        attempt = Attempt(self.number, call, time.time_ns() // 1_000, milliseconds, outcome, status, code)
+        outcome, status, code, retry_after = await self._attempt(session, hangs_up)
+        took_us = (time.monotonic_ns() - began) // 1_000
+        attempt = Attempt(self.number, call, time.time_ns() // 1_000, took_us, outcome, status, code)
         self.seen(attempt)
         return attempt, retry_after
 
-    async def _attempt(self, session: aiohttp.ClientSession) -> tuple[Outcome, int, str, float | None]:
-        hangs_up = self.rng.randrange(100) < self.habit.hangs_up_percent
+    async def _attempt(self, session: aiohttp.ClientSession, hangs_up: bool) -> tuple[Outcome, int, str, float | None]:
         # Anywhere between before the head and the middle of a stream.
         patience = self.rng.uniform(0.02, 0.5) if hangs_up else CALL_SECONDS_MAX
         try:

@@ -27,7 +27,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         ("used in the end", percent_of(figures.used, figures.cap)),
         ("refusals", _refusals(figures)),
         ("still held", f"{usd(figures.held)}, {figures.holds_open} holds"),
-        ("booked", usd(figures.captured_nanodollars)),
+        ("booked", _booked(figures)),
     ]
     if verdict.scenario.has_trouble:
         trouble = {name: count for name, count in figures.outcomes.items() if name not in ("answered", "exhausted")}
@@ -58,6 +58,13 @@ def as_json(verdicts: Sequence[Verdict], settings: dict[str, object]) -> dict[st
     }
 
 
+def _booked(figures: Figures) -> str:
+    unknown = figures.captured_nanodollars - figures.till_nanodollars
+    if unknown <= 0:
+        return usd(figures.captured_nanodollars)
+    return f"{usd(figures.captured_nanodollars)}, {usd(unknown)} of it for calls whose bill the gateway cannot know"
+
+
 def _first_refusal(figures: Figures) -> str:
     if figures.used_before_refusal is None:
         return "none"
@@ -69,8 +76,11 @@ def _refusals(figures: Figures) -> str:
     if not figures.refusals:
         return "none"
     most = figures.attempts_per_refused_agent_max
-    speed = "" if figures.refusal_ms_median is None else f", in {figures.refusal_ms_median} ms (median)"
-    return f"{figures.refusals}{speed}, {most} attempt{'s' * (most != 1)} per refused agent"
+    speed = ""
+    if figures.refusal_us_median is not None:
+        tenths = figures.refusal_us_median // 100
+        speed = f"; asked again, refused in {tenths // 10}.{tenths % 10} ms (median)"
+    return f"{figures.refusals}, {most} attempt{'s' * (most != 1)} per refused agent{speed}"
 
 
 def _version(name: str) -> str:

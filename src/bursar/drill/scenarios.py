@@ -84,6 +84,8 @@ TROUBLE = Scenario(
         NAMED_FAULTS[name] for name in ("status_429", "status_500", "cut_head", "cut_middle", "truncate", "no_usage")
     ),
     kills=1,
+    # A call whose end nobody saw is booked at its whole hold, and one without a bound of its own holds a lot.
+    unbounded_percent=0,
     # A presumed call books its whole hold: the cap is then used up by what cannot be ruled out, not by the bill.
     usable_percent_min=0,
 )

@@ -23,6 +23,7 @@ LOOK_SECONDS = 0.05
 STORM_SECONDS_MAX = 120.0
 CALM_SECONDS_MAX = 30.0
 CALLS_PER_AGENT_MAX = 2_000
+PROBES_MAX = 20
 # A worker is killed when this much of the cap is used, and again after each further step of the same size.
 _KILL_STEP_PERCENT = 25
 
@@ -47,6 +48,7 @@ class Storm:
     gateway: Gateway
     tell: Callable[[Progress], None]
     attempts: list[Attempt] = field(default_factory=list)
+    probes: list[Attempt] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
     kills: int = 0
     _agents_left: int = 0
@@ -57,7 +59,10 @@ class Storm:
         rng = random.Random(self.scenario.seed)  # noqa: S311 - repeatable chance, no secret
         watcher = asyncio.create_task(self._watch(rng))
         try:
-            await self._agents(rng)
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+                agents = await self._agents(rng, session)
+                await self._calm()
+                await self._ask_again(agents, session)
             books = await self._calm()
         finally:
             watcher.cancel()
@@ -66,6 +71,7 @@ class Storm:
         return Measured(
             scope=self.gateway.scope,
             attempts=tuple(self.attempts),
+            probes=tuple(self.probes),
             till=tuple(BilledCall(line.at_us, line.nanodollars) for line in self._till.ledger),
             balances=books.balances,
             holds_open=books.holds_open,
@@ -79,7 +85,7 @@ class Storm:
     def _till(self) -> Till:
         return self.provider.till
 
-    async def _agents(self, rng: random.Random) -> None:
+    async def _agents(self, rng: random.Random, session: aiohttp.ClientSession) -> list[Agent]:
         agents = [
             Agent(
                 number=number,
@@ -92,13 +98,19 @@ class Storm:
             for number in range(self.scenario.agents)
         ]
         self._agents_left = len(agents)
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as session:
-            with contextlib.suppress(TimeoutError):
-                # Agents that nobody stops are cut off here, and the verdict says so.
-                async with asyncio.timeout(STORM_SECONDS_MAX), asyncio.TaskGroup() as group:
-                    for agent in agents:
-                        group.create_task(self._live(agent, session))
+        with contextlib.suppress(TimeoutError):
+            # Agents that nobody stops are cut off here, and the verdict says so.
+            async with asyncio.timeout(STORM_SECONDS_MAX), asyncio.TaskGroup() as group:
+                for agent in agents:
+                    group.create_task(self._live(agent, session))
+        return agents
+
+    async def _ask_again(self, agents: list[Agent], session: aiohttp.ClientSession) -> None:
+        """Let some of the agents that heard that the cap is spent ask once more, one by one, now that nobody waits."""
+        refused = {attempt.agent for attempt in self.attempts if attempt.outcome is Outcome.EXHAUSTED}
+        for agent in [agent for agent in agents if agent.number in refused][:PROBES_MAX]:
+            agent.seen = self.probes.append
+            await agent.ask_once(session)
 
     async def _live(self, agent: Agent, session: aiohttp.ClientSession) -> None:
         await agent.run(session)

@@ -48,6 +48,8 @@ class Measured:
     scope: str
     """The scope of the run, as the gateway's accounts name it."""
     attempts: tuple[Attempt, ...]
+    probes: tuple[Attempt, ...]
+    """What refused agents got that asked once more when all was quiet."""
     till: tuple[BilledCall, ...]
     balances: tuple[Balance, ...]
     holds_open: int
@@ -96,7 +98,8 @@ class Figures:
     """What the till had, in the unit of the cap, when the first call was refused because the cap was spent."""
     first_refusal_after_calls: int | None
     refusals: int
-    refusal_ms_median: int | None
+    refusal_us_median: int | None
+    """Of refused agents that asked again when all was quiet; in the storm a refusal may wait its turn first."""
     attempts_per_refused_agent_max: int
     held: int
     """Nanodollars that are still held when nothing is in flight."""
@@ -130,6 +133,7 @@ def judge(scenario: Scenario, measured: Measured) -> Verdict:
         _cap_holds(figures),
         _cap_is_usable(scenario, figures),
         _agents_stop(scenario, measured, figures),
+        _spent_stays_spent(measured),
         _nothing_is_held(measured, figures),
         _books_balance(measured),
         _captured_is_billed(scenario, figures),
@@ -149,7 +153,7 @@ def _figures(scenario: Scenario, measured: Measured) -> Figures:
     exhausted = [attempt for attempt in measured.attempts if attempt.outcome is Outcome.EXHAUSTED]
     first = min((attempt.ended_at_us for attempt in exhausted), default=None)
     before = [line for line in measured.till if first is not None and line.at_us <= first]
-    refused = sorted(attempt.milliseconds for attempt in exhausted)
+    refused = sorted(attempt.took_us for attempt in measured.probes)
     account = measured.balance("usd")
     return Figures(
         cap=cap,
@@ -162,7 +166,7 @@ def _figures(scenario: Scenario, measured: Measured) -> Figures:
         used_before_refusal=None if first is None else _size(before, in_calls),
         first_refusal_after_calls=None if first is None else len(before),
         refusals=sum(attempt.outcome in _REFUSALS for attempt in measured.attempts),
-        refusal_ms_median=refused[len(refused) // 2] if refused else None,
+        refusal_us_median=refused[len(refused) // 2] if refused else None,
         attempts_per_refused_agent_max=_attempts_max(exhausted),
         held=sum(
             balance.held for balance in measured.balances if balance.unit == "usd" and balance.scope == measured.scope
@@ -229,6 +233,13 @@ def _agents_stop(scenario: Scenario, measured: Measured, figures: Figures) -> Ch
     return Check(name, most == 1, f"attempts per refused agent: {most}")
 
 
+def _spent_stays_spent(measured: Measured) -> Check:
+    let_through = sum(attempt.outcome is not Outcome.EXHAUSTED for attempt in measured.probes)
+    asked = f"{len(measured.probes)} refused agents asked again"
+    found = f"{asked}, {let_through} got something else than a refusal" if let_through else f"{asked}, all were refused"
+    return Check("a spent cap stays spent", not let_through, found)
+
+
 def _nothing_is_held(measured: Measured, figures: Figures) -> Check:
     leftover = [balance for balance in measured.balances if balance.held]
     found = f"{figures.holds_open} holds open, {len(leftover)} accounts with something held"
@@ -259,6 +270,8 @@ def _always_covered(measured: Measured) -> Check:
 
 def _nothing_unordered(scenario: Scenario, measured: Measured) -> Check:
     name = "no trouble but what was ordered"
+    if measured.kills < scenario.kills:
+        return Check(name, False, f"{scenario.kills} kills were ordered, {measured.kills} took place")
     timeouts = sum(attempt.outcome is Outcome.TIMEOUT for attempt in measured.attempts)
     if timeouts:
         return Check(name, False, f"{timeouts} calls got no answer in time")
@@ -275,10 +288,10 @@ def _nothing_unordered(scenario: Scenario, measured: Measured) -> Check:
 
 
 def usd(nanodollars: int) -> str:
-    """Give an amount for people: dollars and six decimals, or nine where they are needed."""
+    """Give an exact amount for people: dollars, and two decimals or as many as are needed."""
     whole, rest = divmod(nanodollars, 1_000_000_000)
-    decimals = f"{rest:09d}"
-    return f"${whole}.{decimals.removesuffix('000')}"
+    decimals = f"{rest:09d}".rstrip("0")
+    return f"${whole}.{decimals:0<2}"
 
 
 def shown(value: int, unit: str) -> str:

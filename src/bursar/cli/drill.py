@@ -1,0 +1,248 @@
+"""`bursar drill`: drives agents into the cap and compares what the provider would have billed with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bursar.cli.common import USD, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bursar.drill.gateway import Books, Ledger
+    from bursar.drill.scenarios import Scenario
+    from bursar.drill.storm import Progress
+    from bursar.drill.verdict import Balance, Verdict
+    from bursar.ledger.store import Finding, Store
+    from bursar.money import Money
+
+PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
+
+
+@click.command()
+@click.option("--agents", type=click.IntRange(1, 4_096), help="How many agents storm at once; default 64.")
+@click.option("--cap-usd", type=USD, metavar="USD", help="Try a cap in dollars.")
+@click.option("--cap-calls", type=click.IntRange(1, 1_000_000), metavar="N", help="Try a cap in calls.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes of the gateway; default 4.")
+@click.option(
+    "--dialect",
+    type=click.Choice(("all", "chat", "responses", "messages")),
+    default="all",
+    show_default=True,
+    help="What the agents speak.",
+)
+@click.option("--stream/--no-stream", default=None, help="Only streaming agents, or none; default half of them.")
+@click.option("--latency-ms", type=click.IntRange(0, 60_000), help="Until the provider's first byte; default 200.")
+@click.option("--faults", metavar="NAMES", help="none, all, or names with commas; a wrong name lists them.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="For everything left to chance; default by the clock.")
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write all as JSON."
+)
+def drill(json_file: Path | None, **options: object) -> None:
+    """Prove that the cap holds: 64 agents, several workers, a provider that keeps its own till.
+
+    Needs no key and no network. Without options it runs a short series.
+    Exit status: 0 the cap held, 1 it did not, 2 the drill could not run.
+
+    Example: bursar drill --cap-usd 1.00 --agents 64 --faults all
+    """
+    scenarios = scenarios_for(**options)  # type: ignore[arg-type]
+    verdicts = _run(scenarios, is_quiet=str(json_file) == "-")
+    if json_file is not None:
+        from bursar.drill.report import as_json
+
+        settings = {name: str(value) if name == "cap_usd" and value else value for name, value in options.items()}
+        text = json.dumps(as_json(verdicts, {**settings, "seed": scenarios[0].seed}), indent=2) + "\n"
+        with click.open_file(str(json_file), "w", encoding="utf-8") as file:
+            file.write(text)
+    sys.exit(PASSED if all(verdict.passed for verdict in verdicts) else FAILED)
+
+
+# ---- which scenarios ------------------------------------------------------------------------------------------------
+
+
+def scenarios_for(
+    agents: int | None,
+    cap_usd: Money | None,
+    cap_calls: int | None,
+    workers: int | None,
+    dialect: str,
+    stream: bool | None,
+    latency_ms: int | None,
+    faults: str | None,
+    seed: int | None,
+) -> tuple[Scenario, ...]:
+    """Turn the options into scenarios: those of the caps that are named, or the series."""
+    from bursar.drill.scenarios import SERIES, calls, dollars
+
+    chosen: tuple[Scenario, ...] = ()
+    if cap_calls is not None:
+        chosen += (calls(cap_calls),)
+    if cap_usd is not None:
+        chosen += (dollars(cap_usd.nanodollars),)
+    changes: dict[str, object] = {"seed": time.time_ns() % 2**31 if seed is None else seed}
+    given = {"agents": agents, "workers": workers, "latency_ms": latency_ms}
+    changes |= {name: value for name, value in given.items() if value is not None}
+    if dialect != "all":
+        changes["dialects"] = (dialect,)
+    if stream is not None:
+        changes["streams"] = (stream,)
+    storms = (replace(scenario, **changes) for scenario in chosen or SERIES)  # type: ignore[arg-type]
+    return _with_faults(tuple(storms), faults)
+
+
+def _with_faults(scenarios: tuple[Scenario, ...], faults: str | None) -> tuple[Scenario, ...]:
+    from bursar.drill.scenarios import FAULT_NAMES, with_faults
+
+    if faults is None:
+        return scenarios
+    if faults == "none":
+        return tuple(scenario for scenario in scenarios if not scenario.has_trouble)
+    names = FAULT_NAMES if faults == "all" else tuple(name.strip() for name in faults.split(","))
+    unknown = [name for name in names if name not in FAULT_NAMES]
+    if unknown:
+        known = ", ".join(FAULT_NAMES)
+        raise click.BadParameter(f"{unknown[0]!r} is none of: none, all, {known}", param_hint="--faults")
+    return tuple(with_faults(scenario, names) for scenario in scenarios if not scenario.has_trouble)
+
+
+# ---- running --------------------------------------------------------------------------------------------------------
+
+
+def _run(scenarios: tuple[Scenario, ...], is_quiet: bool) -> list[Verdict]:
+    from rich.console import Console
+
+    console = Console(stderr=is_quiet, highlight=False, soft_wrap=True)
+    try:
+        return asyncio.run(_series(scenarios, console))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        say("the drill was stopped; it says nothing about the cap")
+        sys.exit(COULD_NOT_RUN)
+
+
+async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Verdict]:
+    from bursar.drill.gateway import CannotRunError
+
+    task = asyncio.current_task()
+    if task is not None:
+        # Stopped from outside, it still has to end the gateway and to remove its files.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    verdicts = []
+    for scenario in scenarios:
+        try:
+            verdict = await _one(scenario, console)
+        except (CannotRunError, OSError) as error:
+            say(f"the drill could not run: {error}")
+            sys.exit(COULD_NOT_RUN)
+        _show(verdict, console)
+        verdicts.append(verdict)
+    failed = [verdict.scenario.name for verdict in verdicts if not verdict.passed]
+    if failed:
+        console.print(f"[bold red]FAIL[/]  {', '.join(failed)}; again with --seed {scenarios[0].seed}")
+    else:
+        console.print(f"[bold green]PASS[/]  the cap held in {len(verdicts)} of {len(verdicts)} storms")
+    return verdicts
+
+
+async def _one(scenario: Scenario, console: Console) -> Verdict:
+    from bursar.drill.fake_provider import FakeProvider
+    from bursar.drill.gateway import BursarServe
+    from bursar.drill.storm import Storm, provider_config
+    from bursar.drill.verdict import judge
+
+    console.print(f"[bold]{scenario.name}[/]: {scenario.says}")
+    console.print(f"  {scenario.agents} agents, {scenario.workers} workers, seed {scenario.seed}")
+    async with (
+        FakeProvider(provider_config(scenario)) as provider,
+        BursarServe(scenario, provider.base_url, _opened) as gateway,
+    ):
+        with _progress(scenario, console) as tell:
+            measured = await Storm(scenario, provider, gateway, tell).run()
+    return judge(scenario, measured)
+
+
+class StoreLedger:
+    """Reads a gateway's books through the store, as one more process on them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def balances(self) -> tuple[Balance, ...]:
+        """Read all accounts."""
+        from bursar.drill.verdict import Balance
+
+        return tuple(
+            Balance(account.scope, str(account.unit), account.limit, account.captured, account.held, account.overrun)
+            for account in await self._store.accounts()
+        )
+
+    async def books(self) -> Books:
+        """Read everything, and replay the entries."""
+        from bursar.drill.gateway import Books
+        from bursar.ledger.account import HoldState
+
+        holds = await self._store.holds(HoldState.OPEN)
+        findings = await self._store.audit()
+        return Books(await self.balances(), len(holds), tuple(_shown(finding) for finding in findings))
+
+
+def _shown(finding: Finding) -> str:
+    return f"{finding.where}: {finding.what} (booked {finding.booked or '-'}, replayed {finding.replayed or '-'})"
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[Ledger]:
+    from bursar.stores import open_store
+
+    store = open_store(f"sqlite:///{path}")
+    await store.start()
+    try:
+        yield StoreLedger(store)
+    finally:
+        await store.close()
+
+
+# ---- what people see ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(scenario: Scenario, console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Show a bar that fills up to the cap; nothing where nobody watches."""
+    if not console.is_terminal:
+        yield lambda progress: None
+        return
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    cap = scenario.cap_calls if scenario.cap_calls is not None else scenario.cap_nanodollars
+    columns = (TextColumn("  till"), BarColumn(40), TextColumn("{task.percentage:>5.1f}%  {task.description}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=cap)
+
+        def tell(progress: Progress) -> None:
+            said = f"{progress.calls} calls, {progress.refusals} refused, {progress.agents_left} agents left"
+            bar.update(task, completed=progress.used, description=said)
+
+        yield tell
+
+
+def _show(verdict: Verdict, console: Console) -> None:
+    from bursar.drill.report import facts
+
+    for name, value in facts(verdict):
+        console.print(f"  {name:<20} {value}")
+    for check in verdict.checks:
+        mark = "[green]ok[/]    " if check.ok else "[bold red]FAILED[/]"
+        console.print(f"  {mark} {check.name}: {check.found}")
+    console.print("")
