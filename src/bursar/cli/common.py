@@ -105,14 +105,15 @@ def settings_for(config: Path | None, ledger: str | None) -> Settings:
 @asynccontextmanager
 async def open_books(settings: Settings) -> AsyncIterator[Store]:
     """Open the ledger, made on first use, and close it at the end."""
-    from bursar.ledger.store import LedgerUnavailableError
+    from bursar.ledger.store import LedgerLostError, LedgerUnavailableError
     from bursar.stores import open_store
+    from bursar.stores.migrate import SchemaError
 
     url = settings.ledger.url
     try:
         store = open_store(url)
         await store.start()
-    except (LedgerUnavailableError, ValueError, OSError) as error:
+    except (LedgerUnavailableError, LedgerLostError, SchemaError, ValueError, OSError) as error:
         raise FailedError(f"ledger {without_password(url)}: {error}") from error
     try:
         yield store

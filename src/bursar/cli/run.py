@@ -187,7 +187,7 @@ def _warn_without_keys(settings: Settings, provider_keys: Mapping[str, str]) -> 
 
 async def _open_run(store: Store, plan: Plan) -> None:
     """Open the run with its caps, or set those that were given anew on one that exists; raises FailedError."""
-    from bursar.edge.wiring import LOCAL_KEY
+    from bursar.edge.callers import LOCAL_KEY
     from bursar.ledger.account import Limits, Opened, OpenScope, SetLimit, Taken, Unit
 
     scope, owner = f"run:{plan.run}", f"key:{LOCAL_KEY}"
@@ -244,8 +244,7 @@ async def _say_caps(store: Store, plan: Plan) -> None:
 
 
 async def _make_run_key(store: Store, plan: Plan) -> str:
-    from bursar.edge.callers import digest, new_run_secret, template_to_json
-    from bursar.edge.wiring import LOCAL_KEY
+    from bursar.edge.callers import LOCAL_KEY, digest, new_run_secret, template_to_json
 
     secret = new_run_secret()
     await store.put_key(LOCAL_KEY, digest(secret), plan.run, template_to_json(plan.caps))

@@ -12,6 +12,8 @@ from bursar.call import Refused
 from bursar.ledger.account import Limits
 from bursar.ledger.store import KeyRow, Store
 
+LOCAL_KEY = "local"
+"""The key that `bursar run` opens its runs with."""
 SECRET_CHARACTERS_MAX = 512
 RUNS_PER_HOUR_MAX = 100
 """How many runs a key may open within an hour when nothing else is said."""

@@ -10,7 +10,7 @@ from bursar.clock import SystemClock
 from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals
-from bursar.edge.callers import Caller, digest
+from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
 from bursar.ledger.hold import Ledger
 from bursar.ledger.store import Store
@@ -22,9 +22,6 @@ from bursar.proxy import Gate
 from bursar.settings import Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
 from bursar.upstream.providers import PROVIDERS, Endpoint
-
-LOCAL_KEY = "local"
-"""The key that `bursar run` opens its runs with."""
 
 
 @dataclass(frozen=True, slots=True)
