@@ -37,6 +37,7 @@ def test_an_own_price_wins_over_the_list() -> None:
     card = priced(book, "openai", "gpt-5")
     assert card.tiers["default"][0].rates.input == Rate(1_000_000)
     assert (card.context_tokens, card.output_tokens_max, card.image_tokens_max) == (8_000, 1_000, 8_000)
+    assert [step.above_input_tokens for step in card.tiers["default"]] == [0]
     assert (card.source, card.valid_until) == ('[models."gpt-5"]', FOREVER)
 
 
@@ -48,6 +49,15 @@ def test_an_own_price_for_one_upstream_is_for_that_one_only() -> None:
     assert next(book.models("work", NOW)) == priced(book, "work", "gpt-5")
     listed_ones = [card for card in book.models("openai", NOW) if isinstance(card, Card)]
     assert OWN.context_tokens not in {card.context_tokens for card in listed_ones if card.model == "gpt-5"}
+
+
+def test_the_list_of_models_has_those_of_every_source_once() -> None:
+    book = Book({"mine": OWN, "gpt-5": OwnModel("1", "2", 8_000, 1_000, upstream="work")}, PROVIDERS)
+    names = [answer.model for answer in book.models("openai", NOW)]
+    assert len(names) == len(set(names))
+    assert names[0] == "mine"
+    assert {"gpt-5", "gpt-5-2025-08-07", "gpt-realtime", "daybreak-red-latest"} < set(names)
+    assert [answer.model for answer in Book({"mine": OWN}, {}).models("vllm", NOW)] == ["mine"]
 
 
 def test_own_prices_that_are_not_named_cost_what_they_can_at_most() -> None:

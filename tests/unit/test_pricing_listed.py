@@ -17,7 +17,7 @@ from bursar.clock import SECOND, Instant
 from bursar.money import Rate
 from bursar.pricing.limits import Limit
 from bursar.pricing.listed import HORIZON, DoubtError, card_of
-from bursar.pricing.rates import FOREVER, Card, Family, Rates, rates_at
+from bursar.pricing.rates import FOREVER, Card, Family, ImageBound, ImageRule, Rates, rates_at
 
 LIMIT = Limit(1_000_000, 100_000, Rate(2_000_000), Rate(8_000_000), 100)
 PRICES = {"input_mtok": Decimal(2), "output_mtok": Decimal(8)}
@@ -252,6 +252,7 @@ def test_inference_in_the_us_has_a_tier_beside_every_tier() -> None:
     assert sorted(tiers) == ["default", "default@us", "fast", "fast@us"]
     assert tiers["default@us"][0].rates.input == Rate(2_200_000)
     assert tiers["fast@us"][0].rates.output == Rate(17_600_000)
+    assert tiers["fast"][0].rates.cache_write_5m == Rate(8_000_000)
 
 
 def test_a_variant_in_a_unit_that_nothing_bounds_is_a_doubt() -> None:
@@ -324,8 +325,10 @@ def test_times_of_day_may_pass_midnight_and_be_told_in_other_zones() -> None:
     assert ordinary(model, at(21, 45)).input == Rate(4_000_000)
     assert ordinary(model, at(25, 59)).input == Rate(4_000_000)
     assert ordinary(model, at(26)).input == Rate(2_000_000)
-    odd = listed.TimeOfDateConstraint(time(12, 0, 30, 500), time(13))
-    assert card(a_model((None, PRICES), (odd, LATER))).valid_until == Instant(NOW + 30 * SECOND + 500)
+    odd = listed.TimeOfDateConstraint(time(12, 7, 30, 500), time(13))
+    assert card(a_model((None, PRICES), (odd, LATER)), at(11, 30)).valid_until == Instant(
+        at(11, 52) + 30 * SECOND + 500
+    )
     naive = listed.TimeOfDateConstraint(time(22), time(2))
     assert card(a_model((None, PRICES), (naive, LATER)), at(23)).valid_until == at(25, 45)
 
@@ -355,6 +358,11 @@ def test_while_a_card_holds_no_price_up_to_the_horizon_is_above_it(
     rates = found.tiers["default"][0].rates
     assert rates.input >= Rate.from_usd_per_million(vars(billed)["input_mtok"])
     assert rates.output >= Rate.from_usd_per_million(vars(billed)["output_mtok"])
+
+
+def test_images_are_counted_by_the_rule_of_the_provider() -> None:
+    assert (card(a_model()).image_tokens_max, card(a_model()).image.rule) == (1_190, ImageRule.TILES)
+    assert card(a_model(), provider="anthropic").image == ImageBound(ImageRule.CLAUDE)
 
 
 def test_the_family_is_the_provider_s() -> None:

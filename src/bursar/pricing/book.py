@@ -67,13 +67,12 @@ class Book:
 
     def models(self, upstream: str, now: Instant) -> Iterator[Card | Unpriced]:
         """Give every model that could be asked of this upstream: own ones first, then the listed ones by name."""
-        for only, card in self._own.values():
-            if only in ("", upstream):
-                yield card
+        own = {name: card for name, (only, card) in self._own.items() if only in ("", upstream)}
+        yield from own.values()
         limits, listed = self._source()
         provider = listed.PROVIDERS.get(self._provider_of.get(upstream, ""))
         names = {model.id for model in provider.models} | set(limits.models[provider.id]) if provider else set()
-        for name in sorted(names - self._own.keys()):
+        for name in sorted(names - own.keys()):
             yield self.card(upstream, name, now)
 
     def _make(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:

@@ -168,8 +168,8 @@ def _changes(constraint: object, now: Instant) -> list[int]:
         case listed.StartDateConstraint():
             return [_start(constraint)]
         case listed.TimeOfDateConstraint():
-            midnights = [now - now % _DAY + days * _DAY for days in (-1, 0, 1, 2)]
-            return [midnight + time for midnight in midnights for time in _times(constraint)]
+            midnight = now - now % _DAY
+            return [midnight + days * _DAY + time for days in (0, 1) for time in _times(constraint)]
         case _:
             raise DoubtError(f"its price depends on {type(constraint).__name__}, which bursar does not know")
 
