@@ -50,7 +50,7 @@ async def test_the_cap_holds_and_the_receipt_is_what_the_provider_billed(here: B
     facts = receipt(here)
     assert facts["spent_usd"] == str(Money(here.provider.till.total.nanodollars))
     assert (facts["calls"], facts["cap_calls"], facts["cap_usd"], facts["held_usd"]) == (3, 3, "1.00", "0.00")
-    assert facts["session"] == {"calls": 3, "refused": 2, "presumed": 0, "in_flight": 0, "presumed_usd": "0.00"}
+    assert facts["session"] == {"calls": 3, "refused": 2, "failed": 0, "presumed": 0, "in_flight": 0, "presumed_usd": "0.00"}
     assert (facts["exit_status"], facts["stopped_at_cap"]) == (7, False)
     assert re.search(rf"run {facts['run']}: spent \$0\.\d+ of \$1\.00, 3 of 3 calls, in ", done.err), done.err
     assert "2 calls refused, nothing sent" in done.err

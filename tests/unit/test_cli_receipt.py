@@ -50,9 +50,15 @@ def test_only_a_cap_that_no_wait_lifts_is_the_end() -> None:
         tally = Tally(RUN)
         tally.note(denied(reason))
         assert (tally.refused, tally.has_hit_the_cap) == (1, is_end)
+
+
+def test_a_call_that_failed_was_not_refused() -> None:
     tally = Tally(RUN)
     tally.note(CallRefused("c", RUN, "local", 400, "unbounded"))
-    assert (tally.refused, tally.has_hit_the_cap) == (1, False)
+    assert (tally.refused, tally.failed, tally.has_hit_the_cap) == (1, 0, False)
+    tally.note(CallRefused("c", RUN, "local", 502, "upstream_failed"))
+    assert (tally.refused, tally.failed, tally.has_hit_the_cap) == (1, 1, False)
+    assert "1 call failed on the way to the provider or back" in receipt(tally=tally).lines()
 
 
 def test_the_receipt_says_what_was_spent_of_what() -> None:

@@ -10,6 +10,7 @@ from bursar.events import CallDenied, CallGranted, CallRefused, CallSettled, Eve
 from bursar.ledger.account import Account, HoldState, Reason, Unit
 from bursar.money import Money
 
+SERVER_ERROR = 500
 # No wait ends these, so they are the end of a run that is to stop at its cap.
 _FINAL = frozenset({Reason.EXHAUSTED.value, Reason.STOPPED.value, Reason.OVERRUN.value})
 
@@ -21,6 +22,7 @@ class Tally:
     run: str
     calls: int = 0
     refused: int = 0
+    failed: int = 0
     presumed: int = 0
     presumed_nanodollars: int = 0
     in_flight: int = 0
@@ -43,6 +45,8 @@ class Tally:
             case CallDenied():
                 self.refused += 1
                 self.has_hit_the_cap = self.has_hit_the_cap or event.reason in _FINAL
+            case CallRefused() if event.status >= SERVER_ERROR:
+                self.failed += 1
             case CallRefused():
                 self.refused += 1
 
@@ -81,6 +85,7 @@ class Receipt:
             "session": {
                 "calls": self.tally.calls,
                 "refused": self.tally.refused,
+                "failed": self.tally.failed,
                 "presumed": self.tally.presumed,
                 "in_flight": self.tally.in_flight,
                 "presumed_usd": str(Money(self.tally.presumed_nanodollars)),
@@ -101,6 +106,8 @@ class Receipt:
             lines.append("the command was ended at the cap (--stop)")
         if self.tally.refused:
             lines.append(f"{_calls(self.tally.refused)} refused, nothing sent")
+        if self.tally.failed:
+            lines.append(f"{_calls(self.tally.failed)} failed on the way to the provider or back")
         if self.tally.presumed:
             amount = usd(self.tally.presumed_nanodollars)
             lines.append(

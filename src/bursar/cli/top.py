@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bursar.settings import Settings
 
 BAR_CELLS = 20
+COLUMNS_FOR_BAR = 130
 
 
 @click.command()
@@ -53,26 +54,31 @@ async def _live(settings: Settings, seconds: float, once: bool, limit: int) -> N
     console = Console()
     async with existing_books(settings) as store:
         if once:
-            console.print(_table(await store.runs(limit)))
+            console.print(_table(await store.runs(limit), console.width))
             return
         with Live(
-            _table(await store.runs(limit)), console=console, auto_refresh=False, screen=console.is_terminal
+            _table(await store.runs(limit), console.width),
+            console=console,
+            auto_refresh=False,
+            screen=console.is_terminal,
         ) as live:
             while True:
                 await asyncio.sleep(seconds)
-                live.update(_table(await store.runs(limit)), refresh=True)
+                live.update(_table(await store.runs(limit), console.width), refresh=True)
 
 
-def _table(rows: tuple[RunRow, ...]) -> Table:
+def _table(rows: tuple[RunRow, ...], columns: int) -> Table:
     from rich.table import Table
 
     table = Table(title=f"bursar: {len(rows)} runs", box=None, pad_edge=False)
-    for name in ("run", "command", "state", "spent | held | left"):
+    for name in ("run", "command", "state"):
         table.add_column(name, no_wrap=True)
     for name in ("spent", "held", "cap", "calls", "open", "refused"):
         table.add_column(name, justify="right", no_wrap=True)
+    if columns >= COLUMNS_FOR_BAR:
+        table.add_column("spent #  held +  left .", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row)[: len(table.columns)])
     return table
 
 
@@ -83,13 +89,13 @@ def _cells(row: RunRow) -> tuple[str, ...]:
         row.run,
         row.label or "-",
         state_of(row.accounts),
-        bar(spent, held, cap),
         usd(spent),
         usd(held),
         usd(cap),
         f"{calls.captured}/{amount('calls', calls.limit)}" if calls else "-",
         str(row.calls_open),
         str(row.calls_refused),
+        bar(spent, held, cap),
     )
 
 
