@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from bursar.dialects.body import DEPTH_MAX, RefusedError, object_with, read, shown, value_text, with_members
+from bursar.dialects.body import (
+    BRACKETS_MAX,
+    DEPTH_MAX,
+    RefusedError,
+    object_with,
+    read,
+    shown,
+    value_text,
+    with_members,
+)
+from bursar.dialects.fields import Seen, input_facts
 
 
 def test_the_places_of_members_are_those_of_the_text() -> None:
@@ -41,6 +51,12 @@ def test_brackets_in_texts_and_side_by_side_are_no_nesting() -> None:
     assert read(('{"a":"' + "[" * 1_000 + '","b":[' + ",".join(["{}"] * 1_000) + "]}").encode()).plain_bytes > 4_000
 
 
+def test_the_number_of_objects_is_bounded() -> None:
+    read(b'{"a":"' + b"[" * (BRACKETS_MAX - 1) + b'"}')
+    with pytest.raises(RefusedError, match="1000000 opening brackets"):
+        read(b'{"a":[' + b"[]," * BRACKETS_MAX + b"1]}")
+
+
 def test_numbers_are_bounded_in_length() -> None:
     assert read(b'{"a":-' + b"9" * 309 + b',"b":1.' + b"5" * 1_000 + b"}").values["a"] == -(10**309) + 1
     with pytest.raises(RefusedError, match="310 digits"):
@@ -59,3 +75,10 @@ def test_what_is_shown_of_a_client_is_short_printable_ascii() -> None:
     assert shown("a\r\nset-cookie: x") == "a\\r\\nset-cookie: x"
     assert shown("x" * 1_000) == "x" * 60 + "..."
     assert shown(["x"]) == "list"
+
+
+def test_the_letter_of_an_escape_does_not_join_with_the_marks_behind_it() -> None:
+    """In the JSON text the r of an escape and its two marks are one letter of three bytes; in the text, five."""
+    text = "\r\u0323\u0304" * 100
+    raw = '{"a":"' + text.replace("\r", "\\r") + '"}'
+    assert input_facts(read(raw.encode()), Seen()).nfc_bytes >= len(text.encode()) == 500

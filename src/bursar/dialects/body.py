@@ -13,6 +13,8 @@ from bursar.call import Body, Member, Refused
 
 DEPTH_MAX = 100
 """Objects and arrays inside each other; no client that was recorded goes beyond a third of it."""
+BRACKETS_MAX = 1_000_000
+"""Objects and arrays, those in texts counted as well: making more of them would hold up everybody else for seconds."""
 DIGITS_MAX = 310
 """No double has more digits before its point; reading longer ones takes time that grows with their square."""
 _NAME_SHOWN_CHARS = 60
@@ -62,6 +64,9 @@ def read(raw: bytes) -> Document:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise unreadable(f"The body is not UTF-8 (byte {error.start}).") from None
+    brackets = text.count("{") + text.count("[")
+    if brackets > BRACKETS_MAX:
+        raise unreadable(f"The body has more than {BRACKETS_MAX} opening brackets.")
     try:
         start = _after_space(text, 0)
         if text[start : start + 1] != "{":
@@ -73,7 +78,7 @@ def read(raw: bytes) -> Document:
         raise unreadable(_TOO_DEEP) from None
     if _after_space(text, end) != len(text):
         raise unreadable(f"The body has more after its JSON object (character {end}).")
-    if text.count("{") + text.count("[") > DEPTH_MAX and _is_too_deep(values):
+    if brackets > DEPTH_MAX and _is_too_deep(values):
         raise unreadable(_TOO_DEEP)
     if "\\u" not in text:
         return Document(Body(text, members), values, text, len(raw))
