@@ -29,7 +29,9 @@ class Changes:
     """What a batch has to write; empty when it changed nothing."""
 
     balances: dict[str, Balance] = field(default_factory=dict)
-    """Accounts that exist and were changed."""
+    """Accounts that exist and whose amounts were changed."""
+    terms: dict[str, Balance] = field(default_factory=dict)
+    """Accounts that exist and whose limit or state was changed."""
     new_balances: list[Balance] = field(default_factory=list)
     holds: dict[str, HoldFacts] = field(default_factory=dict)
     """Holds that exist and were changed."""
@@ -161,11 +163,11 @@ def _apply_rare(books: Books, plan: Plan, changes: Changes, now: Instant) -> Non
     for balance, state in plan.states:
         balance.state = state.value
         if balance.key is not None:
-            changes.balances[balance.name] = balance
+            changes.terms[balance.name] = balance
     for balance, limit, ceiling in plan.limits:
         balance.limit, balance.ceiling = limit, ceiling
         if balance.key is not None:
-            changes.balances[balance.name] = balance
+            changes.terms[balance.name] = balance
     for scope in plan.scopes:
         books.owners[scope.scope] = scope.owner
         if scope.scope.startswith("run:"):

@@ -141,13 +141,8 @@ class ScopeFacts(NamedTuple):
     opened_at: int
 
 
-class Move(NamedTuple):
-    """A change of one balance, as differences."""
-
-    balance: Balance
-    held: int
-    captured: int
-    overrun: int
+Move = tuple[Balance, int, int, int]
+"""A change of one balance, as differences: of held, of captured, of overrun."""
 
 
 @dataclass(slots=True)
@@ -208,6 +203,10 @@ def unpack(text: str) -> tuple[str, ...]:
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, check_circular=False).encode
 """Compact JSON. A lone surrogate passes here and is refused by the store, so it never gets into the books."""
+
+
+quoted = json.encoder.encode_basestring
+"""One text as JSON. Details are put together from these: an encoder costs more than the decision they describe."""
 
 
 def amounts(triple: Triple) -> Amounts:

@@ -33,6 +33,7 @@ from bursar.ledger.books import (
     amounts,
     encode,
     pack,
+    quoted,
     unpack,
 )
 from bursar.money import ensure
@@ -70,7 +71,7 @@ def _end(
     ended = hold.ended(HoldState.CAPTURED, captured, overrun, now, op.basis.value, op.why)
     path = balances_of(books, hold)
     line = _line(now, "capture", op, captured, hold.accounts, _capture_detail(op, overrun))
-    moves = [Move(b, back[b.unit], more[b.unit], overrun[b.unit]) for b in path]
+    moves = [(b, back[b.unit], more[b.unit], overrun[b.unit]) for b in path]
     if overrun == NOTHING:
         return Plan(_settled(ended), moves=moves, holds=(ended,), lines=(line,))
     lines = [line]
@@ -87,7 +88,9 @@ def _end(
 
 
 def _capture_detail(op: Settle, overrun: Triple) -> str:
-    return encode({"basis": op.basis.value, "why": op.why, "usage": op.usage, "overrun": overrun})
+    usd, calls, tokens = overrun
+    why, usage = quoted(op.why), quoted(op.usage)
+    return f'{{"basis":"{op.basis.value}","why":{why},"usage":{usage},"overrun":[{usd},{calls},{tokens}]}}'
 
 
 def _settle_again(op: Settle, hold: HoldFacts, actual: Triple) -> Plan:
@@ -126,7 +129,7 @@ def _settle_unknown(books: Books, op: Settle, now: Instant, tomb: HoldFacts | No
     known_scopes = {balance.scope for balance in path if balance.state == "open"}
     return Plan(
         _settled(hold),
-        moves=[Move(balance, 0, 0, actual[balance.unit]) for balance in path],
+        moves=[(balance, 0, 0, actual[balance.unit]) for balance in path],
         holds=(hold,),
         lines=(_line(now, "capture", op, NOTHING, accounts, _capture_detail(op, actual)),),
         balances=tuple(new),
@@ -167,7 +170,7 @@ def void(books: Books, op: Void, now: Instant) -> Plan:
     freed = hold.held if hold.state == "open" else NOTHING
     return Plan(
         _settled(ended),
-        moves=[Move(b, -freed[b.unit], -captured[b.unit], 0) for b in balances_of(books, hold)],
+        moves=[(b, -freed[b.unit], -captured[b.unit], 0) for b in balances_of(books, hold)],
         holds=(ended,),
         lines=(_line(now, "void", op, hold.held, hold.accounts, encode({"proof": op.proof})),),
     )
@@ -185,7 +188,7 @@ def expire(books: Books, op: Expire, now: Instant) -> Plan:
         held = hold.held
         why = "its worker died"
         holds.append(hold.ended(HoldState.EXPIRED, held, NOTHING, now, Basis.PRESUMED.value, why))
-        moves += [Move(b, -held[b.unit], held[b.unit], 0) for b in balances_of(books, hold)]
+        moves += [(b, -held[b.unit], held[b.unit], 0) for b in balances_of(books, hold)]
         lines.append(Line(now, "expire", hold.call_id, op.worker, *held, hold.accounts, encode({"why": why})))
     calls = tuple(hold.call_id for hold in holds)
     return Plan(
@@ -207,7 +210,7 @@ def adjust(books: Books, op: Adjust, now: Instant) -> Plan:
     detail = encode({"evidence": op.evidence, "overrun": overrun})
     return Plan(
         _settled(ended),
-        moves=[Move(b, 0, more[b.unit], debt[b.unit]) for b in balances_of(books, hold)],
+        moves=[(b, 0, more[b.unit], debt[b.unit]) for b in balances_of(books, hold)],
         holds=(ended,),
         lines=(Line(now, "adjust", op.call_id, "", *captured, hold.accounts, detail),),
     )

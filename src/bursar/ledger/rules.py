@@ -44,12 +44,12 @@ from bursar.ledger.books import (
     Books,
     HoldFacts,
     Line,
-    Move,
     Plan,
     ScopeFacts,
     Triple,
     encode,
     pack,
+    quoted,
     scope_of,
     unpack,
 )
@@ -124,24 +124,25 @@ def _path(books: Books, scopes: tuple[str, ...]) -> list[Balance] | Denied:
 def _affordable_output(path: list[Balance], op: Authorize) -> int | Denied:
     """Give the output tokens to grant: what is wanted, or a fair part of what is there, or say who has too little."""
     ask = op.ask
-    terms = _terms(ask)
-    wanted = ask.tokens_wanted
-    floor = min(ask.tokens_floor, wanted)
-    best_t = now_t = wanted
-    spent = full = path[0]
+    negative = min(ask.usd_fixed, ask.tokens_fixed, ask.picodollars_per_output_token, ask.choices)
+    ensure(min(negative, ask.tokens_wanted, ask.tokens_floor, ask.tokens_comfort) >= 0, "I0: nothing negative is asked")
+    all_of_it = ask.amounts(ask.tokens_wanted)
+    need = (all_of_it.usd, 1, all_of_it.tokens)
     for balance in path:
-        fixed, each, scale = terms[balance.unit]
         limit = AMOUNT_MAX if balance.limit is None else balance.limit
-        room = limit - balance.captured - balance.overrun
-        fits = _tokens_within(room, fixed, each, scale, wanted)
-        if fits < best_t:
-            best_t, spent = fits, balance
-        if balance.held:
-            fits = _tokens_within(room - balance.held, fixed, each, scale, wanted)
-        if fits < now_t:
-            now_t, full = fits, balance
-    if now_t == wanted:
-        return wanted
+        amount = need[balance.unit]
+        # What costs nothing is never blocked by money, also where the limit is below what is spent.
+        if amount and balance.captured + balance.held + balance.overrun + amount > limit:
+            return _part(path, op)
+    return ask.tokens_wanted
+
+
+def _part(path: list[Balance], op: Authorize) -> int | Denied:
+    """Not all that is wanted fits now: give a part, or the account that is spent, or the one that others hold."""
+    ask = op.ask
+    best_t, spent = _fits(path, ask, [0] * len(path))
+    now_t, full = _fits(path, ask, [balance.held for balance in path])
+    floor = min(ask.tokens_floor, ask.tokens_wanted)
     if best_t < floor:
         return _denied(spent, Reason.EXHAUSTED, asked=_least(ask, floor, spent))
     enough = max(_enough(op, best_t), floor)
@@ -149,6 +150,23 @@ def _affordable_output(path: list[Balance], op: Authorize) -> int | Denied:
         return _denied(full, Reason.HELD, asked=_least(ask, enough, full))
     # A part only, so that one large bound does not lock everybody else out of what is left.
     return max(enough, min(now_t, max(ask.tokens_comfort, now_t // 4)))
+
+
+def _fits(path: list[Balance], ask: Ask, held: list[int]) -> tuple[int, Balance]:
+    """Give the most output tokens that every account can pay for, and the account that can pay for the fewest."""
+    terms = (
+        (ask.usd_fixed, ask.picodollars_per_output_token, 1000),
+        (1, 0, 1),
+        (ask.tokens_fixed, ask.choices, 1),
+    )
+    fewest, tightest = ask.tokens_wanted, path[0]
+    for balance, kept in zip(path, held, strict=True):
+        limit = AMOUNT_MAX if balance.limit is None else balance.limit
+        room = limit - balance.captured - balance.overrun - kept
+        tokens = _tokens_within(room, *terms[balance.unit], ask.tokens_wanted)
+        if tokens < fewest:
+            fewest, tightest = tokens, balance
+    return fewest, tightest
 
 
 def _enough(op: Authorize, best_t: int) -> int:
@@ -161,18 +179,9 @@ def _enough(op: Authorize, best_t: int) -> int:
     return min(ask.tokens_comfort, ask.tokens_wanted, best_t)
 
 
-def _terms(ask: Ask) -> tuple[Triple, Triple, Triple]:
-    """Give fixed part, part per output token and the divisor of that part, for each unit."""
-    fixed, tokens, per_token = ask.usd_fixed, ask.tokens_fixed, ask.picodollars_per_output_token
-    least = min(fixed, tokens, per_token, ask.choices, ask.tokens_wanted, ask.tokens_floor, ask.tokens_comfort)
-    ensure(least >= 0, "I0: nothing negative is asked", ask)
-    return (fixed, per_token, 1000), (1, 0, 1), (tokens, ask.choices, 1)
-
-
 def _tokens_within(room: int, fixed: int, each: int, scale: int, wanted: int) -> int:
     """Give the most output tokens, up to `wanted`, whose cost is within the room; NONE_FITS when not even none is."""
     if fixed > room:
-        # What costs nothing is never blocked by money, also where the limit is below what is spent.
         if fixed:
             return NONE_FITS
         return 0 if each else wanted
@@ -195,10 +204,10 @@ def _grant(path: list[Balance], op: Authorize, output_tokens: int, now: Instant)
         op.call_id, op.worker, "open", accounts, *take, 0, 0, 0, 0, 0, 0,
         output_tokens, op.model, op.upstream, now, None, "", "",
     )  # fmt: skip
-    detail = encode({"output_tokens": output_tokens, "model": op.model, "upstream": op.upstream})
+    detail = f'{{"output_tokens":{output_tokens},"model":{quoted(op.model)},"upstream":{quoted(op.upstream)}}}'
     return Plan(
         Granted(op.call_id, output_tokens, held, _left(path, take)),
-        moves=[Move(balance, take[balance.unit], 0, 0) for balance in path],
+        moves=[(balance, take[balance.unit], 0, 0) for balance in path],
         holds=(hold,),
         lines=(Line(now, "authorize", op.call_id, op.worker, *take, accounts, detail),),
     )

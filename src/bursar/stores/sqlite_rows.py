@@ -53,8 +53,11 @@ def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int
         _insert(connection, "write_scopes", changes.scopes)
     if changes.new_balances:
         _insert(connection, "write_new_accounts", [_new_account(balance) for balance in changes.new_balances])
+    if changes.terms:
+        terms = [(b.limit, b.ceiling, b.state, b.key) for b in changes.terms.values()]
+        connection.executemany(SQL["write_account_terms"], terms)
     if changes.balances:
-        rows = [(b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state, b.key) for b in changes.balances.values()]
+        rows = [(b.held, b.captured, b.overrun, b.key) for b in changes.balances.values()]
         connection.executemany(SQL["write_accounts"], rows)
     if changes.new_holds:
         _insert(connection, "write_new_holds", list(changes.new_holds.values()))

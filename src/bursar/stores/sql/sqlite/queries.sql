@@ -37,7 +37,10 @@ INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
 
 -- name: write_accounts
-UPDATE accounts SET cap = ?1, ceiling = ?2, held = ?3, captured = ?4, overrun = ?5, state = ?6 WHERE id = ?7;
+UPDATE accounts SET held = ?1, captured = ?2, overrun = ?3 WHERE id = ?4;
+
+-- name: write_account_terms
+UPDATE accounts SET cap = ?1, ceiling = ?2, state = ?3 WHERE id = ?4;
 
 -- name: write_new_holds
 INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
