@@ -91,6 +91,7 @@ def page(today: str, figures: list[Figures], facts: dict[str, object], lines: li
             for row in proxies
             if row.has_cap
         ),
+        _paragraph(f"After the load, bursar's ledger: {facts['books']}."),
         "## How it was measured",
         "\n".join(map(_point, _method(facts))),
     ]

@@ -13,7 +13,7 @@ import uvloop
 from load import SlowStreams, Target, closed_loop, generator, open_loop, percentile, streams
 from machine import cpu_microseconds, describe, open_many_files, resident_megabytes
 from report import Figures, table, write
-from stacks import WORK, Stack, bursar, free_port, litellm, nginx, upstream
+from stacks import WORK, Stack, books, bursar, free_port, litellm, nginx, upstream
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Plan:
     slow_streams: int = 1000
 
 
-QUICK = Plan(rounds=1, closed_seconds=3, open_seconds=4, slow_streams=200)
+QUICK = Plan(rounds=1, closed_seconds=3, open_seconds=4, slow_streams=1000)
 
 
 @dataclass
@@ -140,9 +140,12 @@ async def run(plan: Plan, only: list[str]) -> None:
     finally:
         for stack in reversed(stacks):
             stack.stop()
-    print("\n".join(["", *table(figures)]))
+    after = books() if "bursar" in (only or makers) else ""
+    print("\n".join(["", *table(figures), "", after]))
     if plan != QUICK and not only:
-        write(figures, {**describe(), "load": generator(), "left_out": ", ".join(left_out), **vars(plan)})
+        write(
+            figures, {**describe(), "load": generator(), "left_out": ", ".join(left_out), "books": after, **vars(plan)}
+        )
     shutil.rmtree(WORK, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -21,6 +22,9 @@ HERE = Path(__file__).parent
 WORK = HERE / ".work"
 LITELLM = HERE / ".venv-litellm" / "bin"
 START_SECONDS_MAX = 120
+# A gateway whose clients left mid-stream reads on for a while, so that it bills exactly.
+STOP_SECONDS_MAX = 90
+BURSAR = str(Path(sys.executable).with_name("bursar"))
 LITELLM_PACKAGE = "litellm[proxy]"
 
 
@@ -79,10 +83,23 @@ class Stack:
             return
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
-            self.process.wait(20)
+            self.process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def books() -> str:
+    """Give what bursar's ledger says after the load; raises WrongAnswerError when it does not add up."""
+    options = ["--config", str(WORK / "bursar.toml")]
+    verified = subprocess.run([BURSAR, "ledger", "verify", *options], capture_output=True, text=True, check=False)
+    listed = subprocess.run([BURSAR, "runs", "list", "--json", *options], capture_output=True, text=True, check=True)
+    accounts = [account for run in json.loads(listed.stdout) if run["key"] == "bench" for account in run["accounts"]]
+    calls = sum(account["captured"] for account in accounts if account["unit"] == "calls")
+    held = [account["held"] for account in accounts]
+    if verified.returncode or any(held):
+        raise WrongAnswerError(f"bursar's books do not add up: held {held}, {verified.stdout}{verified.stderr}")
+    return f"{calls:,} calls booked, nothing held, balances equal the replay of the entries"
 
 
 def free_port() -> int:
@@ -152,13 +169,12 @@ def bursar(stub_port: int) -> Stack:
         """),
         encoding="utf-8",
     )
-    executable = Path(sys.executable).with_name("bursar")
-    version = subprocess.run([str(executable), "--version"], capture_output=True, text=True, check=True).stdout.split()
+    version = subprocess.run([BURSAR, "--version"], capture_output=True, text=True, check=True).stdout.split()
     return Stack(
         target,
         version[-1],
         "1 worker; caps in dollars and calls on run and key; two durable SQLite commits per call (synchronous=FULL)",
-        [str(executable), "serve", "--config", str(WORK / "bursar.toml"), "--port", str(target.port), "--workers", "1"],
+        [BURSAR, "serve", "--config", str(WORK / "bursar.toml"), "--port", str(target.port), "--workers", "1"],
         {"BENCH_KEY": target.key, "BENCH_CAPPED_KEY": "sk-capped", "BENCH_PROVIDER_KEY": "sk-provider"},
         capped_key="sk-capped",
     )
