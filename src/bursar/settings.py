@@ -193,8 +193,8 @@ class UpstreamSettings(_Section):
     insecure: bool = False
     """Allows http to a public host; keys and prompts then travel in the clear."""
     connect_seconds_max: Seconds = 10
-    first_byte_seconds_max: Seconds = 600
-    idle_seconds_max: Seconds = 300
+    idle_seconds_max: Seconds = 600
+    """Longest silence, the one before the first byte included: a model that thinks sends nothing for minutes."""
     total_seconds_max: Seconds = 3600
 
     @model_validator(mode="before")

@@ -50,7 +50,14 @@ async def test_the_cap_holds_and_the_receipt_is_what_the_provider_billed(here: B
     facts = receipt(here)
     assert facts["spent_usd"] == str(Money(here.provider.till.total.nanodollars))
     assert (facts["calls"], facts["cap_calls"], facts["cap_usd"], facts["held_usd"]) == (3, 3, "1.00", "0.00")
-    assert facts["session"] == {"calls": 3, "refused": 2, "failed": 0, "presumed": 0, "in_flight": 0, "presumed_usd": "0.00"}
+    assert facts["session"] == {
+        "calls": 3,
+        "refused": 2,
+        "failed": 0,
+        "presumed": 0,
+        "in_flight": 0,
+        "presumed_usd": "0.00",
+    }
     assert (facts["exit_status"], facts["stopped_at_cap"]) == (7, False)
     assert re.search(rf"run {facts['run']}: spent \$0\.\d+ of \$1\.00, 3 of 3 calls, in ", done.err), done.err
     assert "2 calls refused, nothing sent" in done.err
@@ -205,12 +212,30 @@ async def test_a_command_that_a_signal_ended_gives_128_and_the_signal(here: Benc
     assert (await here.run("os.kill(os.getpid(), 9)")).status == 137
 
 
+def take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+async def test_a_command_that_suspends_itself_suspends_bursar_and_goes_on_with_it(here: Bench) -> None:
+    ours, theirs = os.openpty()
+    try:
+        process = await here.start(
+            *here.agent("os.kill(os.getpid(), signal.SIGSTOP)\ncall()\nsys.exit(4)"),
+            stdin=theirs,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+        await asyncio.to_thread(os.waitid, os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        os.killpg(process.pid, signal.SIGCONT)
+        done = await finished(process)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (done.status, done.statuses) == (4, [200])
+
+
 async def test_ctrl_c_reaches_the_command_through_the_terminal(here: Bench) -> None:
     ours, theirs = os.openpty()
-
-    def take_terminal() -> None:
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
     script = "signal.signal(2, lambda *_: sys.exit(5))\nassert os.isatty(0)\nsay('ready')\nwhile True: signal.pause()"
     try:
         process = await here.start(

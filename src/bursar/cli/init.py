@@ -62,8 +62,7 @@ TEMPLATE = """\
 # key_env = "GROQ_API_KEY"
 # prices = "groq"                  # provider id in the price book; default: the name of the upstream
 # connect_seconds_max = 10
-# first_byte_seconds_max = 600
-# idle_seconds_max = 300
+# idle_seconds_max = 600           # longest silence, also before the first byte
 # total_seconds_max = 3600
 
 # ---- Models with prices of your own, in USD per million tokens. A free one has to say zero. ----
