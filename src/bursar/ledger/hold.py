@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from bursar.call import Usage
 from bursar.ledger.account import (
@@ -48,9 +48,9 @@ class OpenHold:
 
     def __init__(self, quote: Quote, granted: Granted, scopes: tuple[str, ...], ledger: Ledger, seal: object) -> None:
         ensure(seal is _SEAL, "an OpenHold is made by Ledger.authorize only")
-        self.quote: Quote = quote
-        self.granted: Granted = granted
-        self.worker: str = ledger.worker
+        self.quote: Final = quote
+        self.granted: Final = granted
+        self.worker: Final = ledger.worker
         self.dispatched: bool = False
         self.settled: Settled | None = None
         self.cost: Money | None = None
