@@ -262,6 +262,24 @@ async def test_the_command_ends_when_bursar_is_killed(here: Bench) -> None:
     await process.wait()
 
 
+async def test_what_a_killed_bursar_held_is_booked_whole_when_the_run_goes_on(tmp_path: Path) -> None:
+    async with bench(tmp_path, Config(first_byte_ms=300)) as here:
+        process = await here.start(*here.agent("call()", "--run", "r-killed", "--usd", "1"))
+        while not here.provider.till.requests:
+            await asyncio.sleep(0)
+        process.kill()
+        await process.wait()
+        (hold,) = await here.json("ledger", "holds")
+        done = await here.run("call()", "--run", "r-killed", "--json", "receipt.json")
+        assert done.statuses == [200]
+        shown = {one["call"]: one for one in (await here.json("runs", "show", "r-killed"))["calls"]}
+        assert (shown[hold["call"]]["state"], shown[hold["call"]]["captured"]) == ("expired", hold["held"])
+        facts = receipt(here)
+        assert (facts["calls"], facts["held_usd"]) == (2, "0.00")
+        assert Money.from_usd(str(facts["spent_usd"])).nanodollars >= here.provider.till.total.nanodollars
+        assert here.provider.till.total.calls == 2
+
+
 async def test_what_is_not_there_opens_no_run(here: Bench) -> None:
     plain = here.folder / "plain"
     plain.write_text("no program")
