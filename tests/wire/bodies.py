@@ -85,7 +85,7 @@ RESPONSES = Format(
     stream=tuple(
         sse(
             {"type": "response.created", "response": _RESPONSE | {"status": "in_progress", "usage": None}},
-            {"type": "response.output_text.delta", "delta": "hi", "item_id": "m", "output_index": 0, "content_index": 0},
+            {"type": "response.output_text.delta", "delta": "hi", "item_id": "m", "output_index": 0},
             {"type": "response.completed", "response": _RESPONSE},
         )
     ),

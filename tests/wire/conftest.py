@@ -17,7 +17,6 @@ from scripted import Answer, Provider, exchange, provider, request
 
 from bursar.edge.app import Gateway, create_app
 from bursar.events import CallSettled, Event
-from bursar.ledger import audit
 from bursar.ledger.account import Account, Unit
 from bursar.ledger.store import HoldRow, Store
 from bursar.settings import parse
@@ -79,8 +78,7 @@ class Wire:
                 await asyncio.sleep(0.001)
 
     async def audit(self) -> list[Any]:
-        entries = [entry async for entry in self.store.entries()]
-        return list(audit.check(entries, await self.store.accounts(), await self.store.holds()))
+        return list(await self.store.audit())  # type: ignore[attr-defined]
 
 
 def settings_for(base_url: str, **changes: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +106,7 @@ async def wire_up(folder: Path, **changes: dict[str, Any]) -> AsyncIterator[Wire
             gateway, host="127.0.0.1", port=0, log_level="critical", ws="none", server_header=False, date_header=False
         )
         server = uvicorn.Server(config)
-        server.capture_signals = lambda: _nothing()  # type: ignore[method-assign]
+        server.capture_signals = _nothing  # type: ignore[method-assign]
         task = asyncio.create_task(server.serve())
         while not server.started:
             assert not task.done(), "the gateway did not start"

@@ -167,7 +167,7 @@ async def test_a_usage_that_cannot_be_read_is_presumed(wire: Wire, fmt: Format, 
         case "missing":
             del reply["usage"]
         case "negative":
-            reply["usage"] = {name: -1 for name in reply["usage"]}
+            reply["usage"] = dict.fromkeys(reply["usage"], -1)
         case "text":
             reply["usage"] = "many"
         case _:
@@ -224,8 +224,11 @@ async def test_more_than_the_hold_is_booked_in_full_and_stops_the_run(wire: Wire
     assert hold.captured.usd + hold.overrun.usd == fmt.cost_nanodollars - rate + rate // 5 * 50_000
     assert hold.overrun.usd > 0
     assert await wire.audit() == []
-    assert (await wire.post(fmt.path, fmt.request, x_bursar_run="r1")).status == 429
-    assert (await wire.post(fmt.path, fmt.request, x_bursar_run="other")).status == 422  # the model is quarantined
+    elsewhere = "claude-haiku-4-5" if fmt is MESSAGES else "gpt-4.1-nano"
+    stopped = await wire.post(fmt.path, fmt.request | {"model": elsewhere}, x_bursar_run="r1")
+    assert (stopped.status, stopped.json["error"]["code"]) == (429, "run_stopped")  # type: ignore[index]
+    quarantined = await wire.post(fmt.path, fmt.request, x_bursar_run="other")
+    assert (quarantined.status, quarantined.json["error"]["code"]) == (422, "unpriced")  # type: ignore[index]
     assert len(wire.provider.served) == 1
 
 

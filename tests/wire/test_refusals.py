@@ -112,9 +112,9 @@ async def test_what_others_hold_is_refused_for_now_only(tmp_path: Path) -> None:
 
 
 async def test_a_call_waits_its_turn_and_goes_out_when_money_comes_free(tmp_path: Path) -> None:
-    # Each call may take up to $0.06 of $0.10 and costs next to nothing.
+    # Each call may take up to $0.051 of $0.10 and costs next to nothing.
     tight = {"keys": {"wire": {"key_env": KEY_ENV, "run": {"usd": "0.10", "calls": 20}}}}
-    body = CHAT.request | {"max_tokens": 30_000}
+    body = CHAT.request | {"max_tokens": 32_000}
     async with wire_up(tmp_path, **tight, policy={"wait_seconds_max": 20}) as wire:
         waiting: list[asyncio.StreamWriter] = []
         two = asyncio.Event()
@@ -157,6 +157,7 @@ async def test_a_waiter_whose_client_left_takes_nothing(tmp_path: Path) -> None:
         for writer in writers:
             writer.write(answer(CHAT.reply, status=400))
         assert [(await call).status for call in calls] == [400, 400]
+        await wire.settled(2)
         calls_account = await wire.account("run:r1", Unit.CALLS)
         assert (calls_account.held, calls_account.captured) == (0, 0)
         assert len(wire.provider.served) == 2

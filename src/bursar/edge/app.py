@@ -22,6 +22,7 @@ from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
 from bursar.events import EventBus
+from bursar.ledger.account import ClearModel
 from bursar.ledger.reaper import reap
 from bursar.ledger.store import LedgerUnavailableError, Store
 from bursar.proxy import proxy
@@ -31,6 +32,9 @@ from bursar.stores import open_store
 _log = logging.getLogger("bursar")
 
 TARGET_BYTES_MAX = 8_192
+REAP_EVERY_SECONDS = 1.0
+# Changes nothing, but has to pass through a transaction of the ledger.
+_PROBE = ClearModel("")
 # A header that decides about money or identity and occurs twice could be read one way here and another way upstream.
 _REPEATABLE = frozenset(
     {"accept", "accept-encoding", "accept-language", "via", "forwarded", "x-forwarded-for", "cookie"}
@@ -72,7 +76,7 @@ class Gateway:
             await self.store.submit(opening)
         await self._parts.gate.upstream.start()
         await asyncio.to_thread(self._parts.book.load)
-        self._reaper = asyncio.create_task(reap(self.store))
+        self._reaper = asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))
 
     async def stop(self) -> None:
         """Write every settlement, then close."""
@@ -156,7 +160,7 @@ class Gateway:
 
     async def _readyz(self, exchange: Exchange) -> None:
         try:
-            await self.store.ping()
+            await self.store.submit(_PROBE)
         except LedgerUnavailableError as error:
             await exchange.answer_json(503, {"status": "ledger unavailable", "why": str(error)})
         else:
@@ -222,6 +226,7 @@ class Gateway:
             call_id=f"c-{secrets.token_hex(12)}",
             run=run,
             key=caller.key,
+            model=call.model,
             scopes=(f"run:{run}", caller.scope),
             refusal_status=self._parts.refusal_status,
         )

@@ -126,6 +126,7 @@ class HttpClient:
         call_id: str,
         run: str,
         key: str,
+        model: str,
         scopes: tuple[str, ...],
         refusal_status: int,
     ) -> None:
@@ -136,6 +137,7 @@ class HttpClient:
         self._events = events
         self._run = run
         self._key = key
+        self._model = model
         self._refusal_status = refusal_status
         self._queue_task: asyncio.Task[Any] | None = None
         self._deadline: tuple[asyncio.Timeout, float] | None = None
@@ -218,7 +220,7 @@ class HttpClient:
                     call_id=self.call_id,
                     run=self._run,
                     key=self._key,
-                    model=self._hold.quote.call.model,
+                    model=self._model,
                     state=str(settled.state),
                     captured_nanodollars=settled.captured.usd,
                     overrun_nanodollars=settled.overrun.usd,
@@ -238,7 +240,7 @@ class HttpClient:
                     call_id=self.call_id,
                     run=self._run,
                     key=self._key,
-                    model="",
+                    model=self._model,
                     reason=str(refusal.reason),
                     account=refusal.account or refusal.scope,
                     unit=str(refusal.unit),
