@@ -80,7 +80,7 @@ def plan(books: Books, operation: Operation, now: Instant) -> Plan:
             return set_state(books, operation, now)
         case Adjust():
             return adjust(books, operation, now)
-        case ClearModel():
+        case _:
             return clear_model(books, operation, now)
 
 
