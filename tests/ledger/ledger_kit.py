@@ -258,5 +258,3 @@ def a_quote(wanted: int = 1000, *, bounded: bool = True, comfort: int = 500, flo
     if isinstance(quote, Unpriced):
         raise TypeError(quote)
     return quote
-
-

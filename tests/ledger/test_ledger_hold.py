@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from ledger_kit import PATH, RUN, MemoryStore, a_quote, opened, run_virtual, settle_down
+from ledger_kit import KEY, PATH, RUN, MemoryStore, a_quote, authorize, opened, run_virtual, settle_down
 
 from bursar.call import Usage
-from bursar.ledger.account import Amounts, Basis, Denied, Expire, HoldState, Limits, Reason, Settle, Void
+from bursar.ledger.account import Amounts, Basis, Denied, Expire, HoldState, Limits, OpenScope, Reason, Settle, Void
 from bursar.ledger.hold import Ledger, OpenHold, ask_of
 from bursar.ledger.store import LedgerUnavailableError, NotWrittenError
 from bursar.money import BrokenInvariantError, Money
@@ -77,7 +78,7 @@ def test_a_presumed_call_is_booked_whole() -> None:
             hold.dispatch()
             hold.presume("the stream broke off")
         assert store.account(USD).captured == HELD.usd
-        assert store.books.holds["c1"].why == "the stream broke off"
+        assert store.books.holds["c1"].why == hold.why == "the stream broke off"
 
     run_virtual(scenario())
 
@@ -89,6 +90,7 @@ def test_a_voided_call_costs_nothing() -> None:
             hold.dispatch()
             hold.void("the provider answered 500")
         assert (state_of(store), store.account(USD).captured) == ("void", 0)
+        assert hold.why == "the provider answered 500"
 
     run_virtual(scenario())
 
@@ -97,11 +99,16 @@ def test_a_voided_call_costs_nothing() -> None:
 def test_forgetting_is_safe(is_sent: bool, state: str) -> None:
     async def scenario() -> None:
         store = room_for(1)
-        with pytest.raises(ValueError, match="bug"):
+
+        async def careless() -> None:
             async with await take(ledger_on(store)) as hold:
+                assert hold.why == ""
                 if is_sent:
                     hold.dispatch()
                 raise ValueError("bug")
+
+        with pytest.raises(ValueError, match="bug"):
+            await careless()
         assert state_of(store) == state
         assert store.account(USD).captured == (HELD.usd if is_sent else 0)
 
@@ -320,10 +327,14 @@ def test_a_settlement_that_breaks_an_invariant_is_reported(caplog: pytest.LogCap
     async def scenario() -> None:
         store = room_for(1)
         ledger = ledger_on(store)
-        with pytest.raises(BrokenInvariantError):
+
+        async def wrong() -> None:
             async with await take(ledger) as hold:
                 hold.dispatch()
                 hold.capture(Money(-5), USAGE)
+
+        with pytest.raises(BrokenInvariantError):
+            await wrong()
         await ledger.drain()
         await settle_down()
         assert "broke an invariant" in caplog.text
@@ -374,7 +385,9 @@ async def finish(hold: OpenHold, cost: int = 0) -> None:
         hold.capture(Money(cost), USAGE)
 
 
-def waiting(scenario: Callable[[MemoryStore, Ledger, OpenHold], Coroutine[Any, Any, None]], seconds: float = 30) -> None:
+def waiting(
+    scenario: Callable[[MemoryStore, Ledger, OpenHold], Coroutine[Any, Any, None]], seconds: float = 30
+) -> None:
     """Run a scenario that begins with one hold that leaves no room for a second."""
 
     async def run() -> None:
@@ -441,16 +454,13 @@ def test_what_costs_nothing_does_not_queue_for_money() -> None:
     async def scenario(store: MemoryStore, ledger: Ledger, first: OpenHold) -> None:
         task = start(ledger, "second")
         await settle_down()
-        op = ledger._queues  # the line itself: a quote of zero needs a price list of its own
+        # The line itself is asked: a quote of zero would need a price list of its own.
+        line = ledger._queues
         free = ask_of(QUOTE)
-        from dataclasses import replace
-
-        from ledger_kit import authorize
-
-        assert op.ahead_of(authorize("x", free)) is not None
+        assert line.ahead_of(authorize("x", free)) is not None
         zero = replace(free, usd_fixed=0, picodollars_per_output_token=0)
-        assert op.ahead_of(authorize("x", zero)) is None
-        assert op.ahead_of(authorize("x", free, scopes=("run:other",))) is None
+        assert line.ahead_of(authorize("x", zero)) is None
+        assert line.ahead_of(authorize("x", free, scopes=("run:other",))) is None
         await finish(first)
         await task
 
@@ -556,11 +566,7 @@ def test_the_line_is_bounded() -> None:
 
 def test_a_call_that_meets_another_full_account_moves_to_that_line() -> None:
     async def scenario() -> None:
-        store = opened(Limits(usd=HELD.usd), Limits(usd=2 * HELD.usd))
-        from ledger_kit import KEY
-
-        from bursar.ledger.account import OpenScope
-
+        store = opened(Limits(usd=HELD.usd), Limits(usd=2 * HELD.usd + FIXED + 100_000))
         store.do(OpenScope("run:r2", KEY, Limits()))
         ledger = ledger_on(store)
         on_run = await take(ledger, "a")
@@ -569,13 +575,38 @@ def test_a_call_that_meets_another_full_account_moves_to_that_line() -> None:
         await settle_down()
         # The run has room for the mover, but by now the key has not.
         store.books.names[USD].limit = store.books.names[USD].ceiling = 2 * HELD.usd
+        await asyncio.sleep(0.2)
         behind = asyncio.create_task(ledger.authorize(QUOTE, "behind", (KEY, "run:r2")))
         await asyncio.sleep(0.2)
         assert ledger.waiting == 2
+        assert not mover.done()
         await finish(on_key)
         assert isinstance(await mover, OpenHold)
         await finish(on_run)
         assert isinstance(await behind, OpenHold)
+
+    run_virtual(scenario())
+
+
+def test_a_whole_line_moves_when_another_account_of_the_scope_fills_up() -> None:
+    async def scenario() -> None:
+        store = opened(Limits(usd=10 * HELD.usd, calls=1))
+        ledger = ledger_on(store)
+        first = await take(ledger, "first")
+        movers = [start(ledger, "a"), start(ledger, "b")]
+        await settle_down()
+        calls, usd = store.books.names[f"{RUN}/calls/lifetime"], store.books.names[USD]
+        calls.limit = calls.ceiling = 9
+        usd.limit = usd.ceiling = HELD.usd
+        await asyncio.sleep(1)
+        assert ledger.waiting == 2
+        await finish(first)
+        for mover in movers:
+            hold = await mover
+            assert isinstance(hold, OpenHold)
+            await finish(hold)
+        assert nothing_is_held(store)
+        assert asyncio.get_running_loop().time() < 2
 
     run_virtual(scenario())
 

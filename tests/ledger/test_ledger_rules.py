@@ -321,9 +321,7 @@ def test_a_repeated_authorize_with_a_higher_bound_is_the_same_call_when_it_was_l
 def test_a_settlement_frees_what_was_not_used() -> None:
     store = opened(Limits(usd=10_000, calls=10, tokens=5_000))
     store.do(authorize())
-    assert settle(store, "c1", Amounts(20, 1, 30)) == Settled(
-        "c1", HoldState.CAPTURED, Amounts(20, 1, 30), NO_AMOUNTS
-    )
+    assert settle(store, "c1", Amounts(20, 1, 30)) == Settled("c1", HoldState.CAPTURED, Amounts(20, 1, 30), NO_AMOUNTS)
     run = store.account(USD)
     assert (run.held, run.captured, run.overrun) == (0, 20, 0)
     assert store.account(CALLS).captured == 1

@@ -90,7 +90,7 @@ class OpenHold:
                 return proof
             case Settle(why=why):
                 return why
-            case None:
+            case _:
                 return ""
 
     def _say(self, end: Settle | Void) -> None:

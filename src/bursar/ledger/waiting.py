@@ -99,10 +99,8 @@ class Queues:
         return True
 
     def _leave(self, waiter: _Waiter, denied: Denied) -> None:
-        lines = self._lines.get(denied.scope, {})
-        line = lines.get(denied.account)
-        if line is None or waiter not in line.waiters:
-            return
+        lines = self._lines[denied.scope]
+        line = lines[denied.account]
         line.waiters.remove(waiter)
         if line.waiters:
             line.waiters[0].turn.set()
