@@ -131,6 +131,7 @@ async def test_a_call_waits_its_turn_and_goes_out_when_money_comes_free(tmp_path
             assert len(waiting) == 1
             waiting.pop().write(answer(CHAT.reply))
         assert [(await call).status for call in calls] == [200, 200, 200]
+        await wire.settled(3)
         assert (await wire.account("run:r1")).captured == 3 * CHAT.cost_nanodollars
 
 
