@@ -83,6 +83,14 @@ def test_a_cap_that_refuses_while_there_is_money_fails() -> None:
     assert verdict.figures.used_before_refusal == 500_000_000
 
 
+def test_in_trouble_it_is_the_books_that_must_be_full() -> None:
+    trouble = replace(DOLLARS, hang_up_percent=5)
+    assert judge(trouble, replace(GOOD, balances=balance(captured=980_000_000))).passed
+    half = replace(GOOD, till=GOOD.till[:1], looks=(), balances=balance(captured=899_999_999))
+    assert failed(judge(trouble, half)) == ["the cap is usable"]
+    assert judge(trouble, replace(half, balances=balance(captured=900_000_000))).passed
+
+
 def test_a_cap_that_nobody_hears_of_fails() -> None:
     answered = tuple(replace(attempt, outcome=Outcome.ANSWERED) for attempt in GOOD.attempts)
     assert failed(judge(DOLLARS, replace(GOOD, attempts=answered))) == ["the cap is usable", "every agent stops"]

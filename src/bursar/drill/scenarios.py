@@ -41,7 +41,7 @@ class Scenario:
     kills: int = 0
     """How many times a gateway worker is killed with SIGKILL while the storm is on."""
     usable_percent_min: int = 90
-    """How much of the cap must be used up when the first call is refused because the cap is spent."""
+    """How much of the cap must be billed when the first call is refused as the cap is spent; in trouble, booked."""
     seed: int = 1
 
     @property
@@ -86,8 +86,6 @@ TROUBLE = Scenario(
     kills=1,
     # A call whose end nobody saw is booked at its whole hold, and one without a bound of its own holds a lot.
     unbounded_percent=0,
-    # A presumed call books its whole hold: the cap is then used up by what cannot be ruled out, not by the bill.
-    usable_percent_min=0,
 )
 SERIES: tuple[Scenario, ...] = (calls(20), dollars(1_000_000_000), TROUBLE)
 
@@ -103,5 +101,4 @@ def with_faults(scenario: Scenario, names: tuple[str, ...]) -> Scenario:
         faults=provider_faults,
         hang_up_percent=HANG_UP_PERCENT if HANG_UP in names else 0,
         kills=1 if KILL in names else 0,
-        usable_percent_min=0,
     )

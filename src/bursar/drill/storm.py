@@ -17,7 +17,7 @@ from bursar.drill.fake_provider import FakeProvider
 from bursar.drill.gateway import Books, Gateway
 from bursar.drill.scenarios import Scenario
 from bursar.drill.till import Till
-from bursar.drill.verdict import BilledCall, Look, Measured
+from bursar.drill.verdict import Balance, BilledCall, Look, Measured
 
 LOOK_SECONDS = 0.05
 STORM_SECONDS_MAX = 120.0
@@ -25,7 +25,7 @@ CALM_SECONDS_MAX = 30.0
 CALLS_PER_AGENT_MAX = 2_000
 PROBES_MAX = 20
 # A worker is killed when this much of the cap is used, and again after each further step of the same size.
-_KILL_STEP_PERCENT = 25
+_KILL_STEP_PERCENT = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +137,16 @@ class Storm:
             balances = await self.gateway.ledger.balances()
             self.looks.append(Look(till, Books(balances, 0, ()).booked(self.gateway.scope)))
             self.tell(self._progress())
-            wanted = min(self.scenario.kills, self._used() * 100 // (_KILL_STEP_PERCENT * max(1, self._cap())))
-            if self.kills < wanted and self.gateway.kill_worker(rng):
+            if self.kills < self._kills_due(balances) and self.gateway.kill_worker(rng):
                 self.kills += 1
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _kills_due(self, balances: tuple[Balance, ...]) -> int:
+        unit = "calls" if self.scenario.cap_calls is not None else "usd"
+        booked = sum(row.captured for row in balances if row.scope == self.gateway.scope and row.unit == unit)
+        # What is booked may run far ahead of the till where many answers are lost.
+        used = max(self._used(), booked)
+        return min(self.scenario.kills, used * 100 // (_KILL_STEP_PERCENT * max(1, self._cap())))
 
     def _cap(self) -> int:
         calls = self.scenario.cap_calls

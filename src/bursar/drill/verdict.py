@@ -131,7 +131,7 @@ def judge(scenario: Scenario, measured: Measured) -> Verdict:
     figures = _figures(scenario, measured)
     checks = (
         _cap_holds(figures),
-        _cap_is_usable(scenario, figures),
+        _cap_is_usable(scenario, measured, figures),
         _agents_stop(scenario, measured, figures),
         _spent_stays_spent(measured),
         _nothing_is_held(measured, figures),
@@ -207,10 +207,16 @@ def _cap_holds(figures: Figures) -> Check:
     return Check("the cap holds", figures.over == 0, found)
 
 
-def _cap_is_usable(scenario: Scenario, figures: Figures) -> Check:
+def _cap_is_usable(scenario: Scenario, measured: Measured, figures: Figures) -> Check:
     name = "the cap is usable"
     if figures.used_before_refusal is None:
         return Check(name, False, "no agent was ever told that the cap is spent")
+    if scenario.has_trouble:
+        # What cannot be known is booked whole, so it is the books that have to be full when a call is refused.
+        booked = measured.balance(figures.unit).captured
+        enough = booked * 100 >= scenario.usable_percent_min * figures.cap
+        found = f"{percent_of(booked, figures.cap)} booked when all is over"
+        return Check(name, enough, f"{found}, at least {scenario.usable_percent_min}% wanted")
     percent = percent_of(figures.used_before_refusal, figures.cap)
     enough = figures.used_before_refusal * 100 >= scenario.usable_percent_min * figures.cap
     return Check(
