@@ -19,6 +19,7 @@ import httptools
 
 PROMPT_BYTES = 4096
 OUTPUT_TOKENS_MAX = 300
+IDLE_SECONDS_MAX = 2
 
 
 class WrongAnswerError(RuntimeError):
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[Answer]
         self._body = bytearray()
         self.first_byte: asyncio.Future[None]
+        self.idle_since = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its base class
@@ -100,6 +102,7 @@ class Connection(asyncio.Protocol):
             self.first_byte.set_result(None)
 
     def on_message_complete(self) -> None:
+        self.idle_since = self._loop.time()
         body = bytes(self._body)
         if not self._done.done():
             self._done.set_result(Answer(self._parser.get_status_code(), body.count(b"\n\n"), body))
@@ -127,6 +130,16 @@ class Connections:
         for connection in self._all:
             connection.close()
         await asyncio.sleep(0)
+
+    async def fresh(self, connection: Connection) -> Connection:
+        """Give the connection, or a new one when it was idle so long that the server may be closing it just now."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - connection.idle_since < IDLE_SECONDS_MAX:
+            return connection
+        connection.close()
+        _, new = await loop.create_connection(Connection, "127.0.0.1", self._target.port)
+        self._all.append(new)
+        return new
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(self._all)
@@ -201,7 +214,7 @@ async def open_loop(target: Target, per_second: int, seconds: float) -> list[flo
         async def call(due: float) -> float:
             while not idle:
                 await asyncio.sleep(0.001)
-            connection = idle.pop()
+            connection = await connections.fresh(idle.pop())
             _right(await connection.ask(request), target)
             idle.append(connection)
             return (time.perf_counter() - due) * 1000

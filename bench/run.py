@@ -91,7 +91,13 @@ async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
     for number in range(1, plan.rounds + 1):
         for stack in stacks:
             print(f"round {number} of {plan.rounds}: {stack.target.name}", flush=True)
-            await one_round(stack, plan, samples[stack.target.name])
+            got = samples[stack.target.name]
+            await one_round(stack, plan, got)
+            print(
+                f"  {got.rates[-1]:,.0f} calls/s, {got.cpu_per_call[-1]:,.0f} us per call,"
+                f" {got.cpu_per_event[-1]:,.0f} us per event",
+                flush=True,
+            )
     figures = []
     direct = samples["direct"].latencies
     for stack in stacks:
