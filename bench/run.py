@@ -129,7 +129,7 @@ async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
 
 async def run(plan: Plan, only: list[str]) -> None:
     shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir()
+    WORK.mkdir(parents=True)
     stub = upstream(free_port())
     stub.start()
     stacks, left_out = [stub], []

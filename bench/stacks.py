@@ -19,7 +19,7 @@ from textwrap import dedent
 from load import Target, WrongAnswerError, ask_once
 
 HERE = Path(__file__).parent
-WORK = HERE / ".work"
+WORK = HERE / ".work" / str(os.getpid())
 LITELLM = HERE / ".venv-litellm" / "bin"
 START_SECONDS_MAX = 120
 # A gateway whose clients left mid-stream reads on for a while, so that it bills exactly.
