@@ -102,9 +102,11 @@ def decide(books: Books, operations: list[Operation], now: Instant) -> tuple[lis
         try:
             plan = rules.plan(books, operation, now)
             _check(plan)
-        except BrokenInvariantError as error:
-            plan = _freeze(books, operation, now, str(error))
-            answers.append(error)
+        except (BrokenInvariantError, LookupError, TypeError, ValueError, AttributeError) as error:
+            # Rows that do not fit together, or a bug: this operation fails, and nobody spends on what it is about.
+            broken = error if isinstance(error, BrokenInvariantError) else BrokenInvariantError(repr(error))
+            plan = _freeze(books, operation, now, str(broken))
+            answers.append(broken)
         else:
             answers.append(plan.answer)
         _apply(books, plan, changes, now)

@@ -18,7 +18,7 @@ from bursar.ledger.books import Balance
 from bursar.ledger.store import Entry, Finding, HoldRow, KeyRow, LedgerUnavailableError, NotWrittenError, RunRow
 from bursar.stores.liveness import FileLock, is_dead
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row
-from bursar.stores.sqlite_writer import Files, Handle, Result, Work, Writer, connect
+from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, connect
 
 T = TypeVar("T")
 
@@ -36,15 +36,18 @@ class SqliteStore:
         *,
         queue_max: int = 10_000,
         batch_max: int = 256,
+        busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.worker = ""
+        """Empty until the store is started."""
         self._files = Files(Path(path))
         self._clock = clock or SystemClock()
         self._queue_max = queue_max
         self._batch_max = batch_max
+        self._busy_seconds = busy_seconds
         self._pending = 0
         self._is_open = False
-        self._life = FileLock(self._files.worker(self.worker))
+        self._life: FileLock | None = None
         self._reader: _Reader | None = None
         self._writer: Writer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,8 +58,11 @@ class SqliteStore:
         """Open the database, run the migrations, take the liveness lock; raises LedgerLostError, SchemaError."""
         self._loop = asyncio.get_running_loop()
         self._files.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A fresh name each time: the holds of an earlier life are not this one's to settle unseen.
+        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        self._life = FileLock(self._files.worker(self.worker))
         self._life.take()
-        writer = Writer(self._files, self._clock, self._deliver, self._batch_max)
+        writer = Writer(self._files, self._clock, self._deliver, self._batch_max, self._busy_seconds)
         try:
             await asyncio.to_thread(writer.open_first, self.worker)
         except BaseException as error:
@@ -81,8 +87,9 @@ class SqliteStore:
         self._end_life()
 
     def _end_life(self) -> None:
-        self._life.path.unlink(missing_ok=True)
-        self._life.release()
+        if self._life is not None:
+            self._life.path.unlink(missing_ok=True)
+            self._life.release()
 
     async def _note_progress(self) -> None:
         try:
@@ -115,11 +122,11 @@ class SqliteStore:
         writer = self._writer_or_raise()
         if self._pending >= self._queue_max:
             raise NotWrittenError(f"{self._pending} operations wait to be written")
-        if not writer.is_alive:
-            raise NotWrittenError("the ledger's writer has ended")
         self._pending += 1
         future: asyncio.Future[Any] = self._loop.create_future()  # type: ignore[union-attr]
         writer.put((what, future))
+        if writer.has_ended:
+            self._resolve([(handle, NotWrittenError(ENDED)) for _, handle in writer.rest()])
         return future
 
     def _writer_or_raise(self) -> Writer:

@@ -33,6 +33,7 @@ Deliver = Callable[[list[tuple[Handle, Result]]], None]
 BUSY_SECONDS = 5.0
 """How long SQLite waits for a lock of somebody who does not use the turnstile (a backup, a shell)."""
 CHECKPOINT_PAGES = 4000
+ENDED = "the ledger's writer has ended"
 
 
 class Files:
@@ -49,10 +50,10 @@ class Files:
         return self.workers / worker
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     """Open an existing database with the settings that make a commit durable; never makes a new one."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS, cached_statements=256)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_seconds, cached_statements=256)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -67,11 +68,12 @@ def connect(path: Path) -> sqlite3.Connection:
 class Writer:
     """Owns the write connection; every method but `put` and `stop` runs in its thread."""
 
-    def __init__(self, files: Files, clock: Clock, deliver: Deliver, batch_max: int) -> None:
+    def __init__(self, files: Files, clock: Clock, deliver: Deliver, batch_max: int, busy_seconds: float) -> None:
         self._files = files
         self._clock = clock
         self._deliver = deliver
         self._batch_max = batch_max
+        self._busy_seconds = busy_seconds
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._turnstile = Turnstile(files.turn)
         self._connection: sqlite3.Connection | None = None
@@ -79,6 +81,8 @@ class Writer:
         self._inode = (0, 0)
         self._seq_seen = 0
         self._is_stopping = False
+        self.has_ended = False
+        """Set before the last look into the queue: who queues a ticket and then finds this set takes it back."""
         self._thread = threading.Thread(target=self._run, name="bursar-ledger", daemon=True)
 
     def start(self) -> None:
@@ -97,10 +101,16 @@ class Writer:
         """Wait for the end of the thread."""
         self._thread.join()
 
-    @property
-    def is_alive(self) -> bool:
-        """Say whether the thread still serves."""
-        return self._thread.is_alive()
+    def rest(self) -> list[Ticket]:
+        """Take what is queued and will not be served (any thread, after the end)."""
+        rest: list[Ticket] = []
+        while True:
+            try:
+                ticket = self._queue.get_nowait()
+            except queue.Empty:
+                return rest
+            if ticket is not None:
+                rest.append(ticket)
 
     # ---- the thread ----------------------------------------------------------------------------------------------
 
@@ -110,12 +120,13 @@ class Writer:
             while not self._is_stopping:
                 tickets = self._take()
                 self._serve(tickets)
+                tickets = []
         finally:
             # Also when a bug ends the thread: nobody may wait for an answer for ever.
             self._close()
             self._turnstile.close()
-            lost = LedgerUnavailableError("the ledger's writer has ended")
-            self._deliver([(handle, lost) for _, handle in (*tickets, *self._rest())])
+            self.has_ended = True
+            self._deliver([(handle, LedgerUnavailableError(ENDED)) for _, handle in (*tickets, *self.rest())])
 
     def _take(self) -> list[Ticket]:
         """Wait for one ticket, then take all that are there by now, up to the size of a batch."""
@@ -124,14 +135,6 @@ class Writer:
             taken.append(self._queue.get_nowait())
         self._is_stopping = None in taken
         return [ticket for ticket in taken if ticket is not None]
-
-    def _rest(self) -> list[Ticket]:
-        rest: list[Ticket] = []
-        while not self._queue.empty():
-            ticket = self._queue.get_nowait()
-            if ticket is not None:
-                rest.append(ticket)
-        return rest
 
     def _serve(self, tickets: list[Ticket]) -> None:
         operations: list[Operation] = []
@@ -202,7 +205,7 @@ class Writer:
         if self._connection is not None and self._inode == (stat.st_dev, stat.st_ino):
             return self._connection
         self._close()
-        connection = connect(self._files.database)
+        connection = connect(self._files.database, self._busy_seconds)
         try:
             self._recognise(connection)
         except BaseException:
@@ -233,7 +236,7 @@ class Writer:
         with self._turnstile.turn():
             marker = _read_marker(files)
             os.close(os.open(files.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            connection = connect(files.database)
+            connection = connect(files.database, self._busy_seconds)
             try:
                 migrate_sqlite(connection, self._clock.now())
                 connection.execute(SQL["write_meta"], ("ledger", secrets.token_hex(16)))
