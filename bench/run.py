@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shutil
+import signal
 import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -128,6 +129,9 @@ async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
 
 
 async def run(plan: Plan, only: list[str]) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # else the stacks would run on
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     stub = upstream(free_port())
