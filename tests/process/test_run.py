@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from commands import Bench, bench, finished, gone, line
+from commands import AGENT, Bench, bench, finished, gone, line
 
 from bursar.cli import child as child_module
 from bursar.cli.child import Child
@@ -175,6 +175,20 @@ async def test_quiet_says_nothing_and_json_goes_to_stdout(here: Bench) -> None:
     done = await here.run("", "--quiet", "--json", "-")
     assert done.err == ""
     assert json.loads(done.out)["exit_status"] == 0
+
+
+@pytest.mark.parametrize(("policy", "status"), [("", 400), ("[policy]\nrefusal_status = 402\n", 402)])
+async def test_aider_is_known_by_the_command_and_refused_with_what_stops_it(
+    here: Bench, policy: str, status: int
+) -> None:
+    settings = here.folder / "bursar.toml"
+    settings.write_text(settings.read_text() + policy)
+    aider = here.folder / "aider"
+    aider.write_text(f"#!{PYTHON}\n{AGENT}\ncall()")
+    aider.chmod(0o755)
+    done = await here.bursar("run", "--calls", "0", "--", str(aider))
+    assert done.statuses == [status]
+    assert "the cap of 0 calls" in done.said[0][1]
 
 
 # ---- ends -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bursar.cli.agents import PROVIDER_SECRETS, arguments, environment
+from bursar.cli.agents import PROVIDER_SECRETS, arguments, environment, refusal_status
 
 URL = "http://127.0.0.1:5555"
 SECRET = "bursar-run-x"
@@ -83,7 +83,47 @@ def test_no_proxy_stands_between_the_command_and_the_gateway(before: str, after:
     assert child["HTTPS_PROXY"] == "http://proxy:3128"
 
 
-def test_codex_is_told_by_a_flag() -> None:
-    expected = ["/opt/codex", "-c", f'openai_base_url="{URL}/v1"', "exec", "fix it"]
-    assert arguments(["/opt/codex", "exec", "fix it"], URL) == expected
-    assert arguments(["aider", "codex"], URL) == ["aider", "codex"]
+CODEX_FLAGS = ["-c", f'openai_base_url="{URL}/v1"', "-c", 'web_search="disabled"']
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["/opt/codex"], ["exec", "fix it"]),
+        (["npx", "codex"], ["exec", "npx codex"]),
+        (["npx", "-y", "@openai/codex@0.169.0"], ["exec"]),
+        (["npx", "-p", "@openai/codex", "codex"], ["exec"]),
+        (["bunx", "@openai/codex"], []),
+        (["node", "/lib/node_modules/@openai/codex/bin/codex.js"], ["exec"]),
+    ],
+)
+def test_codex_is_told_by_flags_however_it_is_started(before: list[str], after: list[str]) -> None:
+    assert arguments([*before, *after], URL) == [*before, *CODEX_FLAGS, *after]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["aider", "codex"], ["npx"], ["npx", "-y"], ["npx", "-p", "@openai/codex", "tsc"], ["node"], ["python3", "-m"]],
+)
+def test_what_is_not_codex_is_started_as_it_is(argv: list[str]) -> None:
+    assert arguments(argv, URL) == argv
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["aider"],
+        ["/opt/bin/aider", "--message", "hi"],
+        ["python3.12", "-m", "aider"],
+        ["uvx", "--from", "aider-chat", "aider"],
+        ["uvx", "aider-chat@0.86.2"],
+        ["uvx", "aider-chat==0.86.2"],
+    ],
+)
+def test_aider_is_stopped_by_a_400_because_nothing_else_does(argv: list[str]) -> None:
+    assert refusal_status(argv) == 400
+
+
+@pytest.mark.parametrize("argv", [["claude", "aider"], ["codex"], ["python3", "aider.py"], ["python3", "-m", "venv"]])
+def test_others_are_known_by_their_requests(argv: list[str]) -> None:
+    assert refusal_status(argv) is None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import Literal
 
 # Clients that are spoken to with and without /v1 disagree; the gateway takes both, so each gets what it expects.
 _WITH_V1 = (
@@ -94,6 +96,12 @@ PROVIDER_SECRETS = frozenset(
 # Switches that send Claude Code to a cloud that the gateway does not meter.
 _DETOURS = frozenset({"CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"})
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# What fetches a package and starts the agent in it, and the options of theirs that take a value.
+_FETCHERS = frozenset({"npx", "bunx", "uvx"})
+_FETCHERS_OPTIONS = frozenset({"-p", "--package", "--from", "--with", "--python"})
+# Packages and files are not always called as the agent is.
+_VERSION = re.compile(r"(?<=.)[@=].*")
+_AGENT_IN = {"codex.js": "codex", "claude-code": "claude", "aider-chat": "aider"}
 
 
 def environment(
@@ -120,7 +128,7 @@ def environment(
         prefix = upstream.upper().replace("-", "_")
         child |= {f"{prefix}_BASE_URL": f"{base_url}/{upstream}/v1", f"{prefix}_API_BASE": f"{base_url}/{upstream}/v1"}
     child |= {"BURSAR_URL": base_url, "BURSAR_KEY": secret, "BURSAR_RUN": run}
-    if _program(argv) == "claude":
+    if _agent(argv)[0] == "claude":
         # Claude Code asks a person before it uses ANTHROPIC_API_KEY; the token it takes at once.
         del child["ANTHROPIC_API_KEY"]
         child["ANTHROPIC_AUTH_TOKEN"] = secret
@@ -131,11 +139,41 @@ def environment(
 
 
 def arguments(argv: Sequence[str], base_url: str) -> list[str]:
-    """Give the command to start: Codex reads no variable for its base URL, so it gets a flag."""
-    if _program(argv) == "codex":
-        return [argv[0], "-c", f'openai_base_url="{base_url}/v1"', *argv[1:]]
-    return list(argv)
+    """Give the command to start: Codex reads no variable for its base URL, so it gets flags."""
+    agent, place = _agent(argv)
+    if agent != "codex":
+        return list(argv)
+    # It offers the provider's own web search unless told otherwise; nothing bounds that, so every call of it would be
+    # refused. What the user says about it comes later on the line, and counts.
+    flags = ["-c", f'openai_base_url="{base_url}/v1"', "-c", 'web_search="disabled"']
+    return [*argv[: place + 1], *flags, *argv[place + 1 :]]
 
 
-def _program(argv: Sequence[str]) -> str:
-    return PurePath(argv[0]).name
+def refusal_status(argv: Sequence[str]) -> Literal[400] | None:
+    """Give the status that stops this command at a cap, when its requests do not tell who sends them.
+
+    Measured: aider, whose User-Agent is that of the OpenAI SDK, goes on after a 429 or a 402, and stops at a 400.
+    """
+    return 400 if _agent(argv)[0] == "aider" else None
+
+
+def _agent(argv: Sequence[str]) -> tuple[str, int]:
+    """Give the name of the program that the command comes down to, and its place in the command."""
+    program = PurePath(argv[0]).name
+    place = 0
+    if program in _FETCHERS:
+        place = _first_word(argv)
+    elif program in ("node", "bun"):
+        place = min(1, len(argv) - 1)
+    elif program.startswith("python") and list(argv[1:2]) == ["-m"]:
+        place = min(2, len(argv) - 1)
+    name = _VERSION.sub("", PurePath(argv[place]).name)
+    return _AGENT_IN.get(name, name), place
+
+
+def _first_word(argv: Sequence[str]) -> int:
+    """Give the place of the first word behind the options of a program that starts another; 0 when there is none."""
+    place = 1
+    while place < len(argv) and argv[place].startswith("-"):
+        place += 2 if argv[place] in _FETCHERS_OPTIONS else 1
+    return place if place < len(argv) else 0

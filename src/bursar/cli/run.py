@@ -115,7 +115,7 @@ def run(
 
         plan = Plan(
             argv=command,
-            settings=settings_for(config, ledger),
+            settings=_settings(config, ledger, command),
             run=run_id or _new_run(),
             is_resumed=run_id is not None,
             caps=Limits(usd=None if usd is None else usd.nanodollars, calls=calls, tokens=tokens),
@@ -136,6 +136,17 @@ def run(
         for line in receipt.lines():
             say(line)
     sys.exit(receipt.exit_status)
+
+
+def _settings(config: Path | None, ledger: str | None, command: tuple[str, ...]) -> Settings:
+    """Give the settings, with the refusal status that stops this command where they leave the choice to us."""
+    from bursar.cli.agents import refusal_status
+
+    settings = settings_for(config, ledger)
+    status = refusal_status(command)
+    if status is None or settings.policy.refusal_status != "auto":
+        return settings
+    return settings.model_copy(update={"policy": settings.policy.model_copy(update={"refusal_status": status})})
 
 
 def _new_run() -> str:
