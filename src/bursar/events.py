@@ -38,6 +38,8 @@ class CallDenied:
     captured: int
     held: int
     asked: int
+    status: int = 0
+    """What the client got."""
 
 
 @dataclass(frozen=True, slots=True)

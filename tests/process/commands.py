@@ -27,8 +27,9 @@ import json, os, signal, sys, time, urllib.error, urllib.request
 
 BASE, KEY = os.environ.get("OPENAI_BASE_URL", ""), os.environ.get("OPENAI_API_KEY", "")
 
-def call(path="/chat/completions", base=BASE, key=KEY):
+def call(path="/chat/completions", base=BASE, key=KEY, more={}):
     body = {"model": "gpt-4.1-mini", "max_tokens": 50, "messages": [{"role": "user", "content": "hello " * 20}]}
+    body |= more
     head = {"authorization": "Bearer " + key, "content-type": "application/json"}
     request = urllib.request.Request(base + path, json.dumps(body).encode(), head)
     try:

@@ -53,6 +53,7 @@ async def test_the_cap_holds_and_the_receipt_is_what_the_provider_billed(here: B
     assert facts["session"] == {
         "calls": 3,
         "refused": 2,
+        "refused_with": {"429": 2},
         "failed": 0,
         "presumed": 0,
         "in_flight": 0,
@@ -160,6 +161,15 @@ call("/r/another/v1/chat/completions", base)
     done = await here.run(script, "--calls", "2", "--json", "receipt.json")
     assert done.statuses == [200, 200, 429]
     assert len(await here.json("runs", "list")) == 1
+
+
+async def test_a_call_that_cannot_be_allowed_is_on_the_receipt(here: Bench) -> None:
+    done = await here.run(
+        "call('/chat/completions', BASE, KEY, {'tools': [{'type': 'web_search'}]})", "--json", "receipt.json"
+    )
+    assert done.statuses == [422]
+    assert receipt(here)["session"] | {"refused": 1, "refused_with": {"422": 1}} == receipt(here)["session"]
+    assert "1 call refused, nothing sent" in done.err
 
 
 async def test_without_any_provider_key_it_warns_at_once_and_calls_name_the_variable(here: Bench) -> None:

@@ -58,6 +58,7 @@ def test_a_call_that_failed_was_not_refused() -> None:
     assert (tally.refused, tally.failed, tally.has_hit_the_cap) == (1, 0, False)
     tally.note(CallRefused("c", RUN, "local", 502, "upstream_failed"))
     assert (tally.refused, tally.failed, tally.has_hit_the_cap) == (1, 1, False)
+    assert tally.refused_with == {400: 1}
     assert "1 call failed on the way to the provider or back" in receipt(tally=tally).lines()
 
 

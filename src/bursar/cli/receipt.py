@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bursar.cli.common import usd
 from bursar.events import CallDenied, CallGranted, CallRefused, CallSettled, Event
@@ -22,6 +22,8 @@ class Tally:
     run: str
     calls: int = 0
     refused: int = 0
+    refused_with: dict[int, int] = field(default_factory=dict)
+    """How many calls were refused, by status."""
     failed: int = 0
     presumed: int = 0
     presumed_nanodollars: int = 0
@@ -43,12 +45,16 @@ class Tally:
                     self.presumed += 1
                     self.presumed_nanodollars += event.captured_nanodollars
             case CallDenied():
-                self.refused += 1
+                self._refuse(event.status)
                 self.has_hit_the_cap = self.has_hit_the_cap or event.reason in _FINAL
             case CallRefused() if event.status >= SERVER_ERROR:
                 self.failed += 1
             case CallRefused():
-                self.refused += 1
+                self._refuse(event.status)
+
+    def _refuse(self, status: int) -> None:
+        self.refused += 1
+        self.refused_with[status] = self.refused_with.get(status, 0) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class Receipt:
             "session": {
                 "calls": self.tally.calls,
                 "refused": self.tally.refused,
+                "refused_with": {str(status): count for status, count in sorted(self.tally.refused_with.items())},
                 "failed": self.tally.failed,
                 "presumed": self.tally.presumed,
                 "in_flight": self.tally.in_flight,

@@ -21,7 +21,7 @@ from bursar.edge.callers import Caller, Callers, Unauthorized, refused_model
 from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
-from bursar.events import EventBus
+from bursar.events import CallRefused, EventBus
 from bursar.ledger.account import ClearModel
 from bursar.ledger.reaper import reap
 from bursar.ledger.store import LedgerUnavailableError, Store
@@ -74,7 +74,6 @@ class Gateway:
         await self.store.start()
         for opening in self._parts.openings:
             await self.store.submit(opening)
-        await self._parts.gate.upstream.start()
         await asyncio.to_thread(self._parts.book.load)
         self._reaper = asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))
 
@@ -175,11 +174,11 @@ class Gateway:
                 return
             call = await self._read(scope, exchange, target, caller)
             if isinstance(call, Refused):
-                await self._refuse(exchange, dialect, call)
+                await self._refuse_caller(exchange, dialect, call, caller)
                 return
             run = run_name(caller, target.run, exchange.headers, call.client_names, self._clock.now())
             if isinstance(run, Refused):
-                await self._refuse(exchange, dialect, run)
+                await self._refuse_caller(exchange, dialect, run, caller)
                 return
             await self._pay(call, dialect, exchange, caller, run)
         except LedgerUnavailableError as error:
@@ -207,7 +206,9 @@ class Gateway:
         if isinstance(body, Refused):
             return body
         query: bytes = scope.get("query_string", b"")
-        sent_to = target.route.path + (f"?{query.decode('ascii', 'replace')}" if query else "")
+        if not query.isascii():
+            return Refused(400, "unreadable", "the query has characters that are not ASCII")
+        sent_to = target.route.path + (f"?{query.decode()}" if query else "")
         if len(sent_to) > TARGET_BYTES_MAX:
             return Refused(414, "unreadable", f"the path is longer than {TARGET_BYTES_MAX} bytes")
         quirks = self._parts.gate.endpoints[target.upstream].quirks
@@ -238,6 +239,10 @@ class Gateway:
                 await proxy(call, dialect, self._parts.gate, client)
         finally:
             client.done()
+
+    async def _refuse_caller(self, exchange: Exchange, dialect: Dialect, refused: Refused, caller: Caller) -> None:
+        self.events.emit(CallRefused("", caller.run, caller.key, refused.status, refused.code))
+        await self._refuse(exchange, dialect, refused)
 
     async def _refuse(self, exchange: Exchange, dialect: Dialect, refusal: Refused | Unauthorized) -> None:
         user_agent = exchange.headers.get("user-agent", "")

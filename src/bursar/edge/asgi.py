@@ -248,6 +248,7 @@ class HttpClient:
                     captured=refusal.captured,
                     held=refusal.held,
                     asked=refusal.asked,
+                    status=answer.status,
                 )
             )
         else:
