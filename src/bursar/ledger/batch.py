@@ -20,7 +20,7 @@ from bursar.ledger.account import (
     Settle,
     Void,
 )
-from bursar.ledger.books import AMOUNT_MAX, Balance, Books, HoldFacts, Line, Move, Plan, ScopeFacts, scope_of, unpack
+from bursar.ledger.books import AMOUNT_MAX, Balance, Books, HoldFacts, Line, Move, Plan, ScopeFacts, scopes_of
 from bursar.money import BrokenInvariantError, ensure
 
 
@@ -129,7 +129,7 @@ def _freeze(books: Books, operation: Operation, now: Instant, why: str) -> Plan:
     scopes: list[str] = list(getattr(operation, "scopes", ()))
     hold = books.holds.get(getattr(operation, "call_id", ""))
     if hold is not None:
-        scopes += [scope_of(name) for name in unpack(hold.accounts)]
+        scopes += scopes_of(hold.accounts)
     balances = [b for scope in dict.fromkeys(scopes) for b in books.scopes.get(scope, ()) if b.state == "open"]
     return rules.change_state(balances, AccountState.STOPPED, now, why) if balances else Plan(Changed())
 

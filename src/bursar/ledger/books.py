@@ -23,6 +23,8 @@ Triple = tuple[int, int, int]
 """One amount in every unit, in the order of `UNITS`."""
 
 NOTHING: Triple = (0, 0, 0)
+NO_AMOUNTS = Amounts(0, 0, 0)
+HOLD_STATES = {state.value: state for state in HoldState}
 
 
 class Balance:
@@ -212,6 +214,12 @@ quoted = json.encoder.encode_basestring
 def amounts(triple: Triple) -> Amounts:
     """Give a triple as amounts."""
     return Amounts(triple[USD], triple[CALLS], triple[TOKENS])
+
+
+@lru_cache(maxsize=4096)
+def scopes_of(text: str) -> tuple[str, ...]:
+    """Give the scopes of the accounts in a packed text, each once, in their order."""
+    return tuple(dict.fromkeys(map(scope_of, unpack(text))))
 
 
 def scope_of(name: str) -> str:

@@ -18,7 +18,9 @@ from bursar.ledger.account import (
 )
 from bursar.ledger.books import (
     AMOUNT_MAX,
+    HOLD_STATES,
     LIFETIME,
+    NO_AMOUNTS,
     NOTHING,
     RUN_PREFIX,
     UNITS,
@@ -221,7 +223,8 @@ def _line(now: Instant, kind: str, op: Settle | Void, triple: Triple, accounts: 
 
 
 def _settled(hold: HoldFacts, *, repeated: bool = False) -> Settled:
-    return Settled(hold.call_id, HoldState(hold.state), amounts(hold.captured), amounts(hold.overrun), repeated)
+    overrun = NO_AMOUNTS if hold.overrun == NOTHING else amounts(hold.overrun)
+    return Settled(hold.call_id, HOLD_STATES[hold.state], amounts(hold.captured), overrun, repeated)
 
 
 def balances_of(books: Books, hold: HoldFacts) -> list[Balance]:

@@ -50,8 +50,7 @@ from bursar.ledger.books import (
     encode,
     pack,
     quoted,
-    scope_of,
-    unpack,
+    scopes_of,
 )
 from bursar.ledger.endings import adjust, balances_of, expire, settle, void
 from bursar.money import ensure
@@ -215,24 +214,23 @@ def _grant(path: list[Balance], op: Authorize, output_tokens: int, now: Instant)
 
 def _left(path: list[Balance], take: Triple) -> Position:
     """Give what the tightest account of each unit has left after `take`."""
-    left: list[int | None] = [None, None, None]
+    left: dict[int, int] = {}
     for balance in path:
-        if balance.limit is not None:
+        limit = balance.limit
+        if limit is not None:
             unit = balance.unit
-            rest = max(0, balance.limit - balance.captured - balance.held - balance.overrun - take[unit])
-            least = left[unit]
-            if least is None or rest < least:
-                left[unit] = rest
-    return Position(left[USD], left[CALLS], left[TOKENS])
+            rest = limit - balance.captured - balance.held - balance.overrun - take[unit]
+            if unit not in left or rest < left[unit]:
+                left[unit] = rest if rest > 0 else 0
+    return Position(left.get(USD), left.get(CALLS), left.get(TOKENS))
 
 
 def _authorize_again(books: Books, op: Authorize, known: HoldFacts) -> Plan:
     """Answer a repeated authorize as the first time, with the hold as it is now; other facts are a conflict."""
     held = op.ask.amounts(known.output_tokens)
-    scopes = list(dict.fromkeys(scope_of(name) for name in unpack(known.accounts)))
     same = (
         known.worker == op.worker
-        and scopes == list(dict.fromkeys(op.scopes))
+        and scopes_of(known.accounts) == tuple(dict.fromkeys(op.scopes))
         and (known.model, known.upstream) == (op.model, op.upstream)
         and known.held == (held.usd, held.calls, held.tokens)
         and known.output_tokens <= op.ask.tokens_wanted

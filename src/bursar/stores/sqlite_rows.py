@@ -10,7 +10,7 @@ from itertools import chain
 from bursar.clock import Instant
 from bursar.ledger.account import HoldState
 from bursar.ledger.batch import Changes, Needs
-from bursar.ledger.books import UNITS, Balance, Books, HoldFacts, amounts, encode, scope_of, unpack
+from bursar.ledger.books import UNITS, Balance, Books, HoldFacts, amounts, encode, scopes_of, unpack
 from bursar.ledger.rules import HOUR
 from bursar.ledger.store import Entry, HoldRow, KeyRow
 from bursar.stores.queries import for_rows, queries
@@ -33,7 +33,7 @@ def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
     for row in holds:
         hold = HoldFacts._make(row)
         books.holds[hold.call_id] = hold
-        scopes.update(map(scope_of, unpack(hold.accounts)))
+        scopes.update(scopes_of(hold.accounts))
     for row in execute(SQL["books_accounts"], (encode(list(scopes)),)):
         books.add(Balance(*row))
     books.quarantined.update(row[0] for row in execute(SQL["books_quarantine"]))
