@@ -96,10 +96,15 @@ def settings_for(base_url: str, **changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def wire_up(folder: Path, **changes: dict[str, Any]) -> AsyncIterator[Wire]:
+async def wire_up(
+    folder: Path, every_upstream: dict[str, Any] | None = None, **changes: dict[str, Any]
+) -> AsyncIterator[Wire]:
     os.environ[KEY_ENV] = SECRET
     async with provider() as upstream:
-        settings = parse(settings_for(upstream.url, **changes), "test")
+        given = settings_for(upstream.url, **changes)
+        for one in given["upstreams"].values():
+            one.update(every_upstream or {})
+        settings = parse(given, "test")
         store = open_store(f"sqlite:///{folder / 'ledger.db'}")
         gateway = create_app(settings, store, {"openai": "sk-real-openai", "anthropic": "sk-real-anthropic"})
         config = uvicorn.Config(

@@ -15,6 +15,8 @@ from bursar.ledger.account import HoldState, Unit
 
 by_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
+SOON_SILENT = {"idle_seconds_max": 0.05}
+
 
 async def the_hold(wire: Wire) -> tuple[HoldState, int, int, str]:
     await wire.settled(1)
@@ -115,9 +117,7 @@ async def test_an_overload_of_anthropic_is_void(wire: Wire) -> None:
 
 
 async def test_a_connection_that_was_never_made_is_void(tmp_path: Path) -> None:
-    async with wire_up(tmp_path) as wire:
-        gone = wire.gateway._parts.gate.endpoints["openai"]
-        object.__setattr__(gone, "base_url", "http://127.0.0.1:1")
+    async with wire_up(tmp_path, {"base_url": "http://127.0.0.1:1"}) as wire:
         got = await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")
         assert (got.status, got.json["error"]["code"]) == (502, "upstream_unreachable")  # type: ignore[index]
         await expect_void(wire)
@@ -180,9 +180,7 @@ async def test_a_usage_that_cannot_be_read_is_presumed(wire: Wire, fmt: Format, 
 
 
 async def test_a_provider_that_stays_silent_is_presumed(tmp_path: Path) -> None:
-    silent = {"upstreams": {}}
-    async with wire_up(tmp_path, **silent) as wire:
-        object.__setattr__(wire.gateway._parts.gate.endpoints["openai"], "idle_seconds_max", 0.05)
+    async with wire_up(tmp_path, SOON_SILENT) as wire:
 
         async def never(_served: Served, _writer: asyncio.StreamWriter) -> None:
             await asyncio.Event().wait()
@@ -194,19 +192,18 @@ async def test_a_provider_that_stays_silent_is_presumed(tmp_path: Path) -> None:
 
 
 @by_format
-async def test_a_stream_that_goes_silent_is_presumed(wire: Wire, fmt: Format) -> None:
-    for endpoint in wire.gateway._parts.gate.endpoints.values():
-        object.__setattr__(endpoint, "idle_seconds_max", 0.05)
+async def test_a_stream_that_goes_silent_is_presumed(tmp_path: Path, fmt: Format) -> None:
+    async with wire_up(tmp_path, SOON_SILENT) as wire:
 
-    async def stalls(_served: Served, writer: asyncio.StreamWriter) -> None:
-        writer.write(chunked(fmt.stream[0])[: -len(b"0\r\n\r\n")])
-        await writer.drain()
-        await asyncio.Event().wait()
+        async def stalls(_served: Served, writer: asyncio.StreamWriter) -> None:
+            writer.write(chunked(fmt.stream[0])[: -len(b"0\r\n\r\n")])
+            await writer.drain()
+            await asyncio.Event().wait()
 
-    wire.provider.script = stalls
-    got = await wire.post(fmt.path, fmt.request | {"stream": True}, x_bursar_run="r1")
-    assert not got.is_complete
-    await expect_presumed(wire)
+        wire.provider.script = stalls
+        got = await wire.post(fmt.path, fmt.request | {"stream": True}, x_bursar_run="r1")
+        assert not got.is_complete
+        await expect_presumed(wire)
 
 
 @by_format

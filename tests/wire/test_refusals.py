@@ -11,6 +11,7 @@ from bodies import CHAT, FORMATS, MESSAGES, RESPONSES, Format
 from conftest import KEY_ENV, Wire, wire_up
 from scripted import Served, answer, chunked, exchange, play, request
 
+from bursar.events import CallRefused
 from bursar.ledger.account import AccountState, SetLimit, SetState, Unit
 
 by_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
@@ -79,6 +80,18 @@ async def test_museum_36_the_status_is_the_one_that_stops_this_client(
     async with wire_up(tmp_path, **CAP_OF_ZERO) as wire:
         got = await wire.post(CHAT.path, CHAT.request, user_agent=user_agent)
         assert (got.status, got.headers["x-should-retry"]) == (status, "false")
+
+
+@pytest.mark.parametrize(("user_agent", "status"), [("codex_exec/0.169.0 (Debian 12.0.0; x86_64)", 400), ("x", 422)])
+@pytest.mark.parametrize(("change", "code"), [({"model": "gpt-99"}, "unpriced"), ({"background": True}, "unbounded")])
+async def test_codex_gets_a_400_for_what_cannot_be_allowed_because_it_retries_a_422(
+    wire: Wire, change: dict[str, object], code: str, user_agent: str, status: int
+) -> None:
+    got = await wire.post(RESPONSES.path, RESPONSES.request | change, user_agent=user_agent)
+    assert (got.status, got.json["error"]["code"]) == (status, code)  # type: ignore[index]
+    (event,) = wire.events
+    assert isinstance(event, CallRefused)
+    assert (event.status, event.code) == (status, code)
 
 
 @pytest.mark.parametrize("status", [429, 402, 400])

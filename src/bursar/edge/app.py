@@ -241,12 +241,14 @@ class Gateway:
             client.done()
 
     async def _refuse_caller(self, exchange: Exchange, dialect: Dialect, refused: Refused, caller: Caller) -> None:
-        self.events.emit(CallRefused("", caller.run, caller.key, refused.status, refused.code))
-        await self._refuse(exchange, dialect, refused)
+        answer = await self._refuse(exchange, dialect, refused)
+        self.events.emit(CallRefused("", caller.run, caller.key, answer.status, answer.code))
 
-    async def _refuse(self, exchange: Exchange, dialect: Dialect, refusal: Refused | Unauthorized) -> None:
+    async def _refuse(self, exchange: Exchange, dialect: Dialect, refusal: Refused | Unauthorized) -> refusals.Answer:
         user_agent = exchange.headers.get("user-agent", "")
-        await self._send(exchange, dialect, refusals.answer(refusal, "", user_agent, self._parts.refusal_status))
+        answer = refusals.answer(refusal, "", user_agent, self._parts.refusal_status)
+        await self._send(exchange, dialect, answer)
+        return answer
 
     async def _send(self, exchange: Exchange, dialect: Dialect, answer: refusals.Answer) -> None:
         if not exchange.has_started:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bursar.call import Refused
 from bursar.clock import SECOND, Instant
@@ -20,6 +20,7 @@ AUTO = 0
 TOO_MANY_REQUESTS = 429
 PAYMENT_REQUIRED = 402
 BAD_REQUEST = 400
+UNPROCESSABLE = 422
 
 # Measured, number of attempts on a refused call: these ignore `x-should-retry: false` on a 429, or hide its message.
 # 402 stops them after one attempt; Codex and aider (by way of LiteLLM) retry even that, and stop at a 400.
@@ -61,11 +62,19 @@ def cap_status(user_agent: str, fixed: int) -> int:
     return TOO_MANY_REQUESTS
 
 
+def request_status(status: int, user_agent: str, fixed: int) -> int:
+    """Give the status of a request that cannot be allowed: clients that only a 400 stops retry a 422, too."""
+    if status == UNPROCESSABLE and cap_status(user_agent, fixed) == BAD_REQUEST:
+        return BAD_REQUEST
+    return status
+
+
 def answer(refusal: Refusal, run: str, user_agent: str, fixed_status: int) -> Answer:
     """Turn a refusal into what the client gets."""
     match refusal:
         case Denied():
-            return _denied(refusal, run, cap_status(user_agent, fixed_status))
+            denied = _denied(refusal, run, cap_status(user_agent, fixed_status))
+            return replace(denied, status=request_status(denied.status, user_agent, fixed_status))
         case Taken():
             return _final(403, "run_taken", f"the run {run} belongs to another key; choose another name", run)
         case TooManyRuns():
@@ -84,7 +93,8 @@ def answer(refusal: Refusal, run: str, user_agent: str, fixed_status: int) -> An
         case Failure():
             return Answer(refusal.status, refusal.code, f"bursar: {refusal.message}", {"run": run}, ())
         case Refused() | Unpriced() | Unauthorized():
-            return _final(refusal.status, refusal.code, refusal.message, run)
+            status = request_status(refusal.status, user_agent, fixed_status)
+            return _final(status, refusal.code, refusal.message, run)
 
 
 def ledger_unavailable(run: str) -> Answer:
