@@ -404,6 +404,19 @@ def test_an_overrun_is_refused_as_spent_money() -> None:
     assert (answer.reason, answer.captured, answer.limit) == (Reason.EXHAUSTED, 4_000, 3_100)
 
 
+def test_an_overrun_leaves_less_for_the_other_runs_of_the_key() -> None:
+    store = opened(Limits(usd=10_000), Limits(usd=10_000))
+    store.do(OpenScope("run:r2", KEY, Limits()))
+    store.do(authorize("c1"))
+    settle(store, "c1", Amounts(6_000, 1, 0))
+    path = (KEY, "run:r2")
+    granted(store.do(authorize("c2", scopes=path, model="m2")))
+    answer = denied(store.do(authorize("c3", scopes=path, model="m2")))
+    assert (answer.reason, answer.account, answer.captured, answer.held) == (Reason.HELD, KEY_USD, 6_000, 3_000)
+    settle(store, "c2", None, scopes=path)
+    assert denied(store.do(authorize("c3", scopes=path, model="m2"))).reason is Reason.EXHAUSTED
+
+
 def test_a_settlement_of_a_call_that_the_store_lost_is_booked_as_overrun() -> None:
     store = opened()
     answer = settled(settle(store, "lost", Amounts(500, 1, 60)))

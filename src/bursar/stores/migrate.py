@@ -10,17 +10,9 @@ from dataclasses import dataclass
 from importlib import resources
 
 from bursar.clock import Instant
+from bursar.stores.queries import queries
 
 _FILE = re.compile(r"^(\d{4})_\w+\.sql$")
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS migrations (
-    number INTEGER NOT NULL PRIMARY KEY,
-    name TEXT NOT NULL,
-    digest TEXT NOT NULL,
-    applied_at INTEGER NOT NULL
-) STRICT
-"""
 
 
 class SchemaError(Exception):
@@ -68,15 +60,16 @@ def pending(known: tuple[Migration, ...], applied: list[tuple[int, str]]) -> tup
 
 def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
     """Bring a SQLite database to this version's schema, all in one transaction; raises SchemaError."""
+    sql = queries("sqlite")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute(_TABLE)
-        applied = connection.execute("SELECT number, digest FROM migrations ORDER BY number").fetchall()
+        connection.execute(sql["migrations_table"])
+        applied = connection.execute(sql["migrations_applied"]).fetchall()
         for migration in pending(migrations("sqlite"), applied):
             for statement in _statements(migration.text):
                 connection.execute(statement)
             row = (migration.number, migration.name, migration.digest, now)
-            connection.execute("INSERT INTO migrations (number, name, digest, applied_at) VALUES (?, ?, ?, ?)", row)
+            connection.execute(sql["migrations_note"], row)
     except BaseException:
         connection.execute("ROLLBACK")
         raise

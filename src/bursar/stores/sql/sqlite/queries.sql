@@ -136,3 +136,17 @@ SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys WHERE di
 
 -- name: read_keys
 SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys ORDER BY name, created_at, digest;
+
+-- name: migrations_table
+CREATE TABLE IF NOT EXISTS migrations (
+    number INTEGER NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT;
+
+-- name: migrations_applied
+SELECT number, digest FROM migrations ORDER BY number;
+
+-- name: migrations_note
+INSERT INTO migrations (number, name, digest, applied_at) VALUES (?1, ?2, ?3, ?4);
