@@ -103,7 +103,6 @@ class Call:
     client_names: tuple[str, ...] = field(default=())
     """Session names that the body carries, most trusted first; labels for a run, never the holder of a budget."""
     head: Head = Head()
-    """Set by the edge."""
 
 
 @dataclass(frozen=True, slots=True)

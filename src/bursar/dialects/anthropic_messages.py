@@ -165,6 +165,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     return Call(
         dialect=dialect,
         upstream=request.upstream,
+        head=request.head,
         model=model_of(values),
         stream=flag(values, "stream"),
         body=document.body,

@@ -128,6 +128,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     return Call(
         dialect=dialect,
         upstream=request.upstream,
+        head=request.head,
         model=model,
         stream=stream,
         body=document.body,

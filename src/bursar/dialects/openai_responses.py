@@ -131,6 +131,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     return Call(
         dialect=dialect,
         upstream=request.upstream,
+        head=request.head,
         model=model,
         stream=flag(values, "stream"),
         body=document.body,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from bursar.call import Call, Refused, Unmetered, Usage
+from bursar.call import Call, Head, Refused, Unmetered, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Request:
     """Names in lower case; money-relevant ones occur once (the edge refuses repeats)."""
     body: bytes
     quirks: Quirks = Quirks()
+    head: Head = field(default_factory=Head)
+    """What goes upstream with the body; passed through to the call."""
 
 
 class Meter(Protocol):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 from bursar.call import Refused
@@ -25,8 +26,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS_MAX = 60.0
-# Most calls end sooner than this; only for the others is a watcher worth its price.
-WATCH_AFTER_SECONDS = 0.05
+# A call that ends sooner is not worth a watcher; one that takes longer loses little by noticing this late.
+WATCH_AFTER_SECONDS = 0.5
 
 _HOP_BY_HOP = frozenset(
     {
@@ -161,19 +162,18 @@ class HttpClient:
         if self._deadline is not None:
             self._shorten(*self._deadline)
 
-    @contextmanager
-    def in_queue(self) -> Iterator[None]:
-        """While inside, a client that leaves cancels the wait; that surfaces as ClientLeftError."""
-        task = asyncio.current_task()
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody reads the answer."""
+        return self._has_left
+
+    def waits_in(self, task: asyncio.Task[Any] | None) -> None:
+        """Note the task to cancel when the client leaves, or that there is none."""
         self._queue_task = task
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task is not None and self._has_left and task.uncancel() == 0:
-                raise ClientLeftError from None
-            raise
-        finally:
-            self._queue_task = None
+
+    def in_queue(self) -> _Queue:
+        """While inside, a client that leaves cancels the wait; that surfaces as ClientLeftError."""
+        return _Queue(self)
 
     def on_leave(self, deadline: asyncio.Timeout, seconds: float) -> None:
         """When the client leaves, or has left, bound the rest of the reading by this many seconds."""
@@ -285,6 +285,27 @@ class HttpClient:
         """Pass the last bytes on and end the reply."""
         if not self._has_left:
             await self._exchange.end(chunk)
+
+
+class _Queue:
+    """The time in which a call may be waiting for its turn."""
+
+    __slots__ = ("_client", "_task")
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._task = asyncio.current_task()
+
+    def __enter__(self) -> None:
+        self._client.waits_in(self._task)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.waits_in(None)
+        is_ours = isinstance(error, asyncio.CancelledError) and self._client.has_left
+        if is_ours and self._task is not None and self._task.uncancel() == 0:
+            raise ClientLeftError from None
 
 
 def _money_headers(hold: OpenHold) -> list[tuple[bytes, bytes]]:
