@@ -26,6 +26,7 @@ class Figures:
     added_ms_p99: float
     idle_megabytes: float
     streaming_megabytes: float
+    slow_streams_opened: int
     ready_seconds: float
     calls_past_a_cap_of_one: int | None
     has_cap: bool
@@ -58,6 +59,7 @@ ROWS = [
     ("added latency p99, ms", "added_ms_p99", ".2f"),
     ("resident memory idle, MB", "idle_megabytes", ",.0f"),
     ("resident memory under open slow streams, MB", "streaming_megabytes", ",.0f"),
+    ("slow streams that gave an event within 90 s", "slow_streams_opened", ",d"),
     ("start to first answer, s", "ready_seconds", ".1f"),
 ]
 

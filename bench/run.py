@@ -71,10 +71,10 @@ async def warm_up(target: Target) -> None:
     await streams(target, 4, 10, 0)
 
 
-async def memory_under_streams(stack: Stack, count: int) -> float:
-    async with SlowStreams(stack.target, count):
+async def memory_under_streams(stack: Stack, count: int) -> tuple[float, int]:
+    async with SlowStreams(stack.target, count) as streaming:
         await asyncio.sleep(5)
-        return resident_megabytes(stack.pid)
+        return resident_megabytes(stack.pid), streaming.opened
 
 
 async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
@@ -103,10 +103,10 @@ async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
     direct = samples["direct"].latencies
     for stack in stacks:
         name, got = stack.target.name, samples[stack.target.name]
-        under = 0.0
+        under, opened = 0.0, 0
         if name != "direct":
             print(f"{plan.slow_streams} slow streams: {name}", flush=True)
-            under = await memory_under_streams(stack, plan.slow_streams)
+            under, opened = await memory_under_streams(stack, plan.slow_streams)
         figures.append(
             Figures(
                 name=name,
@@ -119,6 +119,7 @@ async def measure(stacks: list[Stack], plan: Plan) -> list[Figures]:
                 added_ms_p99=percentile(got.latencies, 99) - percentile(direct, 99),
                 idle_megabytes=idle[name],
                 streaming_megabytes=under,
+                slow_streams_opened=opened,
                 ready_seconds=ready[name],
                 calls_past_a_cap_of_one=stopped.get(name),
                 has_cap=bool(stack.capped_key),
