@@ -17,7 +17,7 @@ from bursar.stores.queries import for_rows, queries
 
 SQL = queries("sqlite")
 ROWS_MAX = 64
-"""Most rows in one INSERT: one step of SQLite, in which Python does not hold its global lock."""
+"""Most rows in one statement."""
 
 
 def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
@@ -50,22 +50,23 @@ def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
 def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int:
     """Write the changes of a batch, accounts first; give the number of the last entry (0 when there is none)."""
     if changes.scopes:
-        _insert(connection, "write_scopes", changes.scopes)
+        _in_steps(connection, "write_scopes", changes.scopes)
     if changes.new_balances:
-        _insert(connection, "write_new_accounts", [_new_account(balance) for balance in changes.new_balances])
+        _in_steps(connection, "write_new_accounts", [_new_account(balance) for balance in changes.new_balances])
     if changes.terms:
         terms = [(b.limit, b.ceiling, b.state, b.key) for b in changes.terms.values()]
         connection.executemany(SQL["write_account_terms"], terms)
     if changes.balances:
-        rows = [(b.held, b.captured, b.overrun, b.key) for b in changes.balances.values()]
-        connection.executemany(SQL["write_accounts"], rows)
+        _in_steps(
+            connection, "write_accounts", [(b.key, b.held, b.captured, b.overrun) for b in changes.balances.values()]
+        )
     if changes.new_holds:
-        _insert(connection, "write_new_holds", list(changes.new_holds.values()))
+        _in_steps(connection, "write_new_holds", list(changes.new_holds.values()))
     if changes.holds:
-        updates = [(h[2], h[3], *h[7:13], h[17], h[18], h[19], h[0]) for h in changes.holds.values()]
-        connection.executemany(SQL["write_holds"], updates)
+        updates = [(h[0], h[2], h[3], *h[7:13], h[17], h[18], h[19]) for h in changes.holds.values()]
+        _in_steps(connection, "write_holds", updates)
     _write_rare(connection, changes, now)
-    return _insert(connection, "write_entries", changes.lines)
+    return _in_steps(connection, "write_entries", changes.lines)
 
 
 def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) -> None:
@@ -79,8 +80,11 @@ def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) 
         connection.executemany(SQL["write_refused"], [(count, scope) for scope, count in changes.refused.items()])
 
 
-def _insert(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[object, ...]]) -> int:
-    """Insert rows in as few steps as there are bits in their number, so that few forms of the query are prepared."""
+def _in_steps(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[object, ...]]) -> int:
+    """Write rows in few steps, of sizes that are powers of two, so that few forms of the query are prepared.
+
+    SQLite gives Python's global lock away in each step, and a busy event loop may keep it for milliseconds.
+    """
     last = 0
     start, size = 0, ROWS_MAX
     while start < len(rows):

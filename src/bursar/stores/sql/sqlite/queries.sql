@@ -37,7 +37,9 @@ INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
 
 -- name: write_accounts
-UPDATE accounts SET held = ?1, captured = ?2, overrun = ?3 WHERE id = ?4;
+WITH new (id, held, captured, overrun) AS (VALUES (?, ?, ?, ?) /*rows*/)
+UPDATE accounts SET held = new.held, captured = new.captured, overrun = new.overrun
+FROM new WHERE accounts.id = new.id;
 
 -- name: write_account_terms
 UPDATE accounts SET cap = ?1, ceiling = ?2, state = ?3 WHERE id = ?4;
@@ -49,9 +51,14 @@ INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
 
 -- name: write_holds
-UPDATE holds SET state = ?1, accounts = ?2, captured_usd = ?3, captured_calls = ?4, captured_tokens = ?5,
-                 overrun_usd = ?6, overrun_calls = ?7, overrun_tokens = ?8, settled_at = ?9, basis = ?10, why = ?11
-WHERE call_id = ?12;
+WITH new (call_id, state, accounts, captured_usd, captured_calls, captured_tokens,
+          overrun_usd, overrun_calls, overrun_tokens, settled_at, basis, why)
+AS (VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/)
+UPDATE holds SET state = new.state, accounts = new.accounts, captured_usd = new.captured_usd,
+                 captured_calls = new.captured_calls, captured_tokens = new.captured_tokens,
+                 overrun_usd = new.overrun_usd, overrun_calls = new.overrun_calls,
+                 overrun_tokens = new.overrun_tokens, settled_at = new.settled_at, basis = new.basis, why = new.why
+FROM new WHERE holds.call_id = new.call_id;
 
 -- name: write_entries
 INSERT INTO entries (at, kind, call_id, worker, usd, calls, tokens, accounts, detail)
