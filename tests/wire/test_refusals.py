@@ -194,6 +194,8 @@ async def test_near_cap_refuse_lowers_nothing(tmp_path: Path) -> None:
     async with wire_up(tmp_path, **small, policy={"near_cap": "refuse"}) as wire:
         got = await wire.post(CHAT.path, CHAT.request | {"max_tokens": 30_000}, x_bursar_run="r1")
         assert (got.status, wire.provider.served) == (429, [])
+        message = got.json["error"]["message"]  # type: ignore[index]
+        assert "the cap of $0.01 on run:r1 has too little left ($0.00 spent, $0.00 held, this call may take" in message
 
 
 async def test_museum_14_a_model_without_a_price_is_refused(wire: Wire) -> None:

@@ -132,7 +132,10 @@ def _denied(denied: Denied, run: str, status: int) -> Answer:
     }
     match denied.reason:
         case Reason.EXHAUSTED:
-            return Answer(status, "cap_exhausted", _cap_message(denied, "is spent"), details, _NO_RETRY)
+            # "Spent" with money left, as a large prompt at a small cap has it, would send people looking for a mistake.
+            is_spent = denied.captured + denied.held >= denied.limit
+            message = _cap_message(denied, "is spent" if is_spent else "has too little left")
+            return Answer(status, "cap_exhausted", message, details, _NO_RETRY)
         case Reason.HELD:
             message = _cap_message(denied, "is held by calls in flight")
             return Answer(TOO_MANY_REQUESTS, "cap_held", message, details, (("retry-after", "1"),))
