@@ -73,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._is_framed = False
         self._is_complete = True
         self._is_interim = False
+        self._is_kept_alive = False
+        self._has_surplus = False
         self._is_paused = False
         self._error: str = ""
         self._waiter: asyncio.Future[None] | None = None
@@ -90,13 +92,13 @@ class Connection(asyncio.Protocol):
     @property
     def can_be_kept(self) -> bool:
         """Whether the response has been read to its end and the server keeps the connection."""
-        return self.is_usable and not self._chunks and self._is_framed and self._parser.should_keep_alive()
+        return self.is_usable and not self._chunks and self._is_framed and self._is_kept_alive and not self._has_surplus
 
     async def exchange(self, request: bytes) -> None:
         """Send a request and wait for the head of its response; raises BrokenError."""
         self.status, self.headers = 0, []
         self._head_bytes = 0
-        self._has_head = self._is_framed = self._is_complete = self._is_interim = False
+        self._has_head = self._is_framed = self._is_complete = self._is_interim = self._is_kept_alive = False
         self._parser = httptools.HttpResponseParser(self)
         self._heard_at = self._loop.time()
         if self._timer is None:
@@ -205,8 +207,14 @@ class Connection(asyncio.Protocol):
 
     # ---- httptools --------------------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """Note when a further answer comes right behind the one that was asked for; none of it is taken."""
+        self._has_surplus = self._is_complete
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
+        if self._has_surplus:
+            return
         lower = name.lower()
         if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
             self._is_framed = True
@@ -214,6 +222,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Take the status; an interim one (100, 103) announces another head."""
+        if self._has_surplus:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._is_interim = True
@@ -225,6 +235,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Take bytes of the body."""
+        if self._has_surplus:
+            return
         self._chunks.append(body)
         self._buffered += len(body)
         if self._buffered > BUFFER_BYTES_MAX and not self._is_paused and self._transport is not None:
@@ -233,12 +245,15 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Note the end of the response, or of an interim one."""
+        if self._has_surplus:
+            return
         if self._is_interim:
             self._is_interim = False
             self.headers = []
             self._is_framed = False
             return
         self._is_complete = True
+        self._is_kept_alive = self._parser.should_keep_alive()
 
 
 class Pool:
@@ -264,7 +279,9 @@ class Pool:
             async with asyncio.timeout(self._connect_seconds_max):
                 return await self._connect()
         except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError
-            raise ConnectError(f"cannot connect to {self.origin.authority}: {str(error) or 'it took too long'}") from error
+            raise ConnectError(
+                f"cannot connect to {self.origin.authority}: {str(error) or 'it took too long'}"
+            ) from error
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()
