@@ -16,6 +16,7 @@ import uvicorn
 from scripted import Answer, Provider, exchange, provider, request
 
 from bursar.edge.app import Gateway, create_app
+from bursar.edge.server import GatewayProtocol
 from bursar.events import CallSettled, Event
 from bursar.ledger.account import Account, Unit
 from bursar.ledger.store import HoldRow, Store
@@ -108,7 +109,14 @@ async def wire_up(
         store = open_store(f"sqlite:///{folder / 'ledger.db'}")
         gateway = create_app(settings, store, {"openai": "sk-real-openai", "anthropic": "sk-real-anthropic"})
         config = uvicorn.Config(
-            gateway, host="127.0.0.1", port=0, log_level="critical", ws="none", server_header=False, date_header=False
+            gateway,
+            host="127.0.0.1",
+            port=0,
+            log_level="critical",
+            ws="none",
+            http=GatewayProtocol,
+            server_header=False,
+            date_header=False,
         )
         server = uvicorn.Server(config)
         server.capture_signals = _nothing  # type: ignore[method-assign]

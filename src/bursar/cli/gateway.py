@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from bursar.cli.common import FailedError
+from bursar.edge.server import GatewayProtocol
 
 if TYPE_CHECKING:
     from bursar.settings import ServerSettings
@@ -57,7 +58,7 @@ def config(app: Any, settings: ServerSettings, drain_seconds_max: int) -> uvicor
         app,
         factory=isinstance(app, str),
         loop="uvloop",
-        http="httptools",
+        http=GatewayProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
