@@ -14,11 +14,14 @@ SECOND = 1_000_000
 class Clock(Protocol):
     """Tells the time; tests bring their own."""
 
-    def now(self) -> Instant: ...
+    def now(self) -> Instant:
+        """Give the instant."""
+        ...
 
 
 class SystemClock:
     """The machine's wall clock."""
 
     def now(self) -> Instant:
+        """Give the instant."""
         return Instant(time.time_ns() // 1_000)

@@ -341,6 +341,12 @@ async def test_keys_are_remembered_and_revoked(store: Store, clock: Hands) -> No
     assert (found.name, found.run, json.loads(found.limits_json), found.created_at) == ("ci", "", {"usd": 2}, NOON)
     assert found.revoked_at is None
     assert [key.digest for key in await store.keys()] == ["d1", "d2"]
+    await store.put_key("ci", "d3", "r1", "{}")
+    assert await store.revoke_secret("d3") == 1
+    assert await store.revoke_secret("d3") == 0
+    one = await store.find_key("d2")
+    assert one is not None
+    assert one.revoked_at is None
     assert await store.revoke_key("ci") == 2
     assert await store.revoke_key("ci") == 0
     await store.put_key("ci", "d1", "", "{}")

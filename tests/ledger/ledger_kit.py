@@ -161,6 +161,9 @@ class MemoryStore:
     async def keys(self) -> tuple[KeyRow, ...]:
         raise NotImplementedError
 
+    async def revoke_secret(self, digest: str) -> int:
+        raise NotImplementedError
+
     async def revoke_key(self, name: str) -> int:
         raise NotImplementedError
 

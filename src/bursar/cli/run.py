@@ -164,6 +164,7 @@ def _run_in_loop(plan: Plan) -> Receipt:
 async def _run(plan: Plan) -> Receipt:
     from bursar.cli.gateway import listen, url_of
     from bursar.cli.receipt import Receipt, Tally
+    from bursar.edge.callers import digest
 
     began = time.monotonic()
     provider_keys = plan.settings.provider_keys(os.environ)
@@ -175,7 +176,10 @@ async def _run(plan: Plan) -> Receipt:
         secret = await _make_run_key(store, plan)
         tally = Tally(plan.run)
         session = _Session(plan, tally, url_of(sockets[0]), secret)
-        status = await session.live(sockets, provider_keys)
+        try:
+            status = await session.live(sockets, provider_keys)
+        finally:
+            await store.revoke_secret(digest(secret))
         accounts = await store.accounts(f"run:{plan.run}")
     return Receipt(
         run=plan.run,

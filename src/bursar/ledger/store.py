@@ -147,6 +147,10 @@ class Store(Protocol):
         """Give all keys."""
         ...
 
+    async def revoke_secret(self, digest: str) -> int:
+        """Revoke the one key with this digest; give how many there were."""
+        ...
+
     async def revoke_key(self, name: str) -> int:
         """Revoke every key of this name; give how many there were."""
         ...
