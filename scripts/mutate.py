@@ -73,8 +73,8 @@ def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) ->
         "# Mutants of the money code",
         "",
         f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
-        f" itself. The tests\nnotice {killed}; {worded} change the wording of a message only; the other {len(rows)} change"
-        " nothing that matters, for the reason given.",
+        f" itself. The tests\nnotice {killed}; {worded} change the wording of a message only; the other {len(rows)}"
+        " change nothing that matters, for the reason given.",
         "",
     ]
     if rows:

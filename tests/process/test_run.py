@@ -22,6 +22,7 @@ from bursar.cli import child as child_module
 from bursar.cli.child import Child
 from bursar.drill.answering import Config
 from bursar.money import Money
+from bursar.stores import open_store
 
 PYTHON = sys.executable
 
@@ -75,6 +76,15 @@ async def test_the_books_agree_afterwards_and_name_the_command_without_its_argum
     assert shown["calls"][0]["captured"]["usd_nanodollars"] == here.provider.till.total.nanodollars
     assert await here.json("ledger", "holds") == []
     assert "secret prompt" not in (await here.bursar("ledger", "export")).out
+
+
+async def test_the_key_of_a_run_is_revoked_when_its_command_has_ended(here: Bench) -> None:
+    await here.run("call()", "--usd", "1", "--run", "r-key")
+    store = open_store(f"sqlite:///{here.folder / 'books' / 'ledger.db'}")
+    await store.start()
+    (key,) = await store.keys()
+    await store.close()
+    assert (key.name, key.run, key.revoked_at is not None) == ("local", "r-key", True)
 
 
 async def test_a_run_without_caps_takes_those_of_the_settings(here: Bench) -> None:
