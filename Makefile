@@ -59,7 +59,7 @@ mutants: $(VENV)/.dev  ## break the money code on purpose and see that a test no
 fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=7
 	$(BIN)/python -m tests.fuzz.fuzz_parsers --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
 
-agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bursar run` (minutes; needs npm)
+agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bursar run`; writes docs/agents.md (minutes; needs npm)
 	BURSAR_AGENTS=all $(BIN)/python -m pytest tests/agents -s
 
 bench: $(VENV)/.run  ## side by side with nginx and LiteLLM; writes bench/results/ and docs/bench.md (about 15 minutes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import page
 import pytest
 import pytest_asyncio
+from installed import versions
 from under_run import AgentBench, Outcome, under_run
 
 CALLS = 3
@@ -117,6 +120,13 @@ def ensure_refused(said: dict[str, Any], outcome: Outcome) -> None:
     assert "stop here and report" in said["message"]
 
 
+def note(name: str, packages: tuple[str, ...], outcome: Outcome, error: str) -> None:
+    row = page.row(name)
+    row.version = versions({package: importlib.metadata.version(package) for package in packages})
+    row.works, row.calls, row.cap = True, outcome.till_calls, CALLS
+    row.attempts, row.exit_status, row.showed = outcome.attempts, outcome.status, error
+
+
 def ensure_the_books_are_the_till(outcome: Outcome) -> None:
     assert (outcome.till_calls, outcome.receipt["calls"], outcome.receipt["cap_calls"]) == (CALLS, CALLS, CALLS)
     assert outcome.receipt["spent_usd"] == outcome.till_usd
@@ -134,6 +144,8 @@ async def test_an_sdk_works_and_stops_at_the_cap_after_one_attempt(sdk: AgentBen
     ensure_refused(refused, outcome)
     assert refused["attempts"] == [429]
     ensure_the_books_are_the_till(outcome)
+    package = "anthropic" if name.startswith("messages") else "openai"
+    note(f"{package} SDK: {name.replace('_', ', ')}", (package,), outcome, f"{package}.{refused['error']}")
 
 
 async def test_an_agent_of_the_openai_agents_sdk_answers_when_it_is_done(sdk: AgentBench) -> None:
@@ -153,3 +165,4 @@ async def test_an_agent_that_loops_is_ended_by_the_cap_after_one_attempt(sdk: Ag
     assert said["looked"] == CALLS
     assert said["attempts"] == [200] * CALLS + [429]
     ensure_the_books_are_the_till(outcome)
+    note("OpenAI Agents SDK", ("openai-agents", "openai"), outcome, f"openai.{said['error']}")

@@ -51,9 +51,12 @@ class AgentBench:
         """Run a script in this interpreter, which has the SDKs."""
         return await self.run([sys.executable, "-c", script], *options)
 
-    async def run(self, argv: list[str], *options: str) -> Outcome:
-        """Run a command to its end, and see that nothing is left in flight."""
-        process = await self._here.start("run", "--json", "receipt.json", *options, "--", *argv)
+    async def run(self, argv: list[str], *options: str, cwd: Path | None = None) -> Outcome:
+        """Run a command to its end."""
+        receipt_file = self.folder / "receipt.json"
+        ledger = f"sqlite:///{self.folder}/books/ledger.db"
+        settings = ("--config", str(self.folder / "bursar.toml"), "--ledger", ledger, "--json", str(receipt_file))
+        process = await self._here.start("run", *settings, *options, "--", *argv, cwd=cwd or self.folder)
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 out, err = await process.communicate()
@@ -61,7 +64,7 @@ class AgentBench:
             process.terminate()
             out, err = await process.communicate()
             raise AssertionError(f"{argv[0]} goes on and on:\n{out.decode()}\n{err.decode()}") from None
-        receipt = json.loads((self.folder / "receipt.json").read_text())
+        receipt = json.loads(receipt_file.read_text())
         till = self.provider.till.total
         assert process.returncode is not None
         return Outcome(

@@ -59,7 +59,7 @@ class Bench:
         options: dict[str, Any] = {"stdin": asyncio.subprocess.DEVNULL, "env": self.environ, **changes}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bursar", *args),
-            cwd=self.folder,
+            cwd=options.pop("cwd", self.folder),
             stdout=options.pop("stdout", asyncio.subprocess.PIPE),
             stderr=options.pop("stderr", asyncio.subprocess.PIPE),
             **options,
