@@ -40,8 +40,9 @@ LEAST = """
 ## The least cap in dollars
 
 Before anything is sent, bursar sets aside the most that the call can cost. For a long prompt that is far above what it
-will cost: its bytes are known, its tokens are not. A cap below this refuses the first call. What was asked was one
-sentence; the rest is the agent's own system prompt and tools.
+will cost: its bytes are known, its tokens are not. A cap below this refuses the first call, and a run ends when less
+than the next call may take is left. What was asked was one sentence; the rest is the agent's own system prompt and
+tools.
 
 | agent | model | first call holds at least | a whole answer cost |
 |---|---|---|---|
