@@ -51,6 +51,8 @@ class Input:
     images: tuple[Image, ...] = ()
     opaque: bool = False
     """Something the gateway cannot see (URL, file id, stored state): only the context window bounds the input."""
+    lone_ascii_bytes: int = 0
+    """Bytes of ASCII text with nothing but ASCII around it (part of `nfc_bytes`); 0 where that was not looked at."""
 
 
 class CacheWrite(StrEnum):
@@ -103,6 +105,8 @@ class Call:
     client_names: tuple[str, ...] = field(default=())
     """Session names that the body carries, most trusted first; labels for a run, never the holder of a budget."""
     head: Head = Head()
+    takes_long_context: bool = True
+    """False when the request lacks what a model's longer context window has to be asked for with."""
 
 
 @dataclass(frozen=True, slots=True)

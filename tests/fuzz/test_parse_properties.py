@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fuzz_parsers import check
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bursar.call import Call, Refused, Unmetered, Usage
@@ -224,6 +224,7 @@ def through(dialect: Dialect, call: Call, stream: bytes, cuts: list[int]) -> tup
     pings=st.lists(st.booleans(), max_size=4),
     asked=st.booleans(),
 )
+@example(cuts=[520], eol="\r\n", pings=[False, True], asked=False)
 def test_however_a_stream_is_cut_bytes_and_usage_are_the_same(
     name: str, cuts: list[int], eol: str, pings: list[bool], asked: bool
 ) -> None:

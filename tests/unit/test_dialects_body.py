@@ -14,7 +14,7 @@ from bursar.dialects.body import (
     value_text,
     with_members,
 )
-from bursar.dialects.fields import Seen, input_facts
+from bursar.dialects.fields import RUNS_MAX, Seen, input_facts
 
 
 def test_the_places_of_members_are_those_of_the_text() -> None:
@@ -82,3 +82,33 @@ def test_the_letter_of_an_escape_does_not_join_with_the_marks_behind_it() -> Non
     text = "\r\u0323\u0304" * 100
     raw = '{"a":"' + text.replace("\r", "\\r") + '"}'
     assert input_facts(read(raw.encode()), Seen()).nfc_bytes >= len(text.encode()) == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "mixed"),
+    [
+        ("a" * 100, 0),
+        ("a" * 100 + "é" + "b" * 100, 33),
+        ("a" * 100 + "éü" + "b" * 20 + "—" + "c" * 100, 16 + 2 + 20 + 1 + 16),
+        ("é" + "b" * 100, 1 + 6 + 16),
+        ("a" * 100 + "é", 16 + 1 + 2),
+    ],
+)
+def test_ascii_is_lone_where_nothing_else_is_near(text: str, mixed: int) -> None:
+    raw = ('{"a":"' + text + '"}').encode()
+    facts = input_facts(read(raw), Seen())
+    assert facts.lone_ascii_bytes == len(text) + 8 - mixed
+
+
+def test_a_text_that_is_mixed_all_over_has_no_lone_ascii() -> None:
+    far_apart = ("x" * 99 + "é") * RUNS_MAX
+    assert input_facts(read(('{"a":"' + far_apart + '"}').encode()), Seen()).lone_ascii_bytes > 0
+    assert input_facts(read(('{"a":"' + far_apart + 'x"}').encode()), Seen()).lone_ascii_bytes > 0
+    assert input_facts(read(('{"a":"' + far_apart + far_apart[:100] + '"}').encode()), Seen()).lone_ascii_bytes == 0
+
+
+def test_media_is_not_lone_ascii() -> None:
+    facts = input_facts(read(('{"a":"' + "x" * 100 + '"}').encode()), Seen(media_chars=90))
+    assert (facts.lone_ascii_bytes, facts.text_bytes) == (18, 18)
+    mixed = input_facts(read(('{"a":"é' + "x" * 100 + '"}').encode()), Seen(media_chars=100))
+    assert mixed.lone_ascii_bytes == 0

@@ -205,3 +205,13 @@ def test_the_facts_of_a_model_tell_its_cliffs_and_its_next_change_of_price() -> 
     assert [(line.above_input_tokens, line.input) for line in cliffs.rates[:2]] == [(0, "2.50"), (272_000, "5.00")]
     changing = priced(book, "deepseek", "deepseek-v4-pro")
     assert facts(changing).valid_until == changing.valid_until
+
+
+def test_the_longer_window_of_a_claude_model_has_to_be_asked_for() -> None:
+    book = Book({}, {"anthropic": "anthropic"})
+    card = book.card("anthropic", "claude-sonnet-4-5", NOW)
+    assert isinstance(card, Card)
+    assert (card.context_tokens, card.context_tokens_unasked) == (1_000_000, 200_000)
+    native = book.card("anthropic", "claude-opus-4-8", NOW)
+    assert isinstance(native, Card)
+    assert native.context_tokens == native.context_tokens_unasked == 1_000_000

@@ -183,7 +183,8 @@ def test_a_cliff_of_any_class_makes_a_step() -> None:
 def test_a_window_that_ends_before_a_cliff_is_not_the_whole_window() -> None:
     prices = {"input_mtok": cliffs("2", (200_000, "4")), "output_mtok": Decimal(8)}
     limit = LIMIT._replace(context_tokens=200_000)
-    assert card(a_model((None, prices), context=200_000), limit=limit).context_tokens == 1_000_000
+    made = card(a_model((None, prices), context=200_000), limit=limit)
+    assert (made.context_tokens, made.context_tokens_unasked) == (1_000_000, 1_000_000)
 
 
 def test_the_wider_of_two_windows_counts() -> None:

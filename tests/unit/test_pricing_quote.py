@@ -54,6 +54,9 @@ def test_the_seal_is_not_shown() -> None:
         (CLAUDE, an_input(1_001), 1_752 + BASE),
         (CLAUDE, an_input(1_000, is_ascii=False, nfc_bytes=1_001), 2_503 + BASE),
         (CLAUDE, an_input(1_000, is_ascii=False, tool_json_bytes=100), 2_550 + BASE),
+        (CLAUDE, replace(an_input(1_000, is_ascii=False), lone_ascii_bytes=1_000), 1_750 + BASE),
+        (CLAUDE, replace(an_input(1_000, is_ascii=False), lone_ascii_bytes=800), 1_900 + BASE),
+        (CLAUDE, replace(an_input(1_000, is_ascii=False), lone_ascii_bytes=799), 1_901 + BASE),
         (CLAUDE, an_input(1_000, tools=1, fixed_tokens=325), 1_750 + BASE + 64 + 1_024 + 325),
         (CLAUDE, an_input(1_000, is_ascii=False, tools=1), 2_500 + BASE + 64 + 1_024),
         (UNKNOWN, an_input(1_000), 1_750 + BASE),
@@ -66,6 +69,23 @@ def test_the_input_is_bounded_by_its_bytes_its_frame_its_images_and_the_window(
     card: Card, given_input: Input, tokens: int
 ) -> None:
     assert input_bound(given_input, card) == tokens
+
+
+def test_a_longer_window_counts_only_for_a_call_that_asks_for_it() -> None:
+    cheap, dear = a_rate_of_each(1, 1, 1, 1, 1), a_rate_of_each(9, 9, 9, 9, 9)
+    card = a_card({"default": (Step(0, cheap), Step(200_000, dear))}, family=Family.CLAUDE)
+    card = replace(card, context_tokens_unasked=200_000)
+    call = a_call(an_input(500_000))
+    assert quoted(call, card).input_tokens == 875_512
+    assert quoted(call, card).rates.input == Rate(9)
+    unasked = quoted(replace(call, takes_long_context=False), card)
+    assert (unasked.input_tokens, unasked.rates.input) == (200_000, Rate(1))
+    opaque = replace(a_call(an_input(1, opaque=True)), takes_long_context=False)
+    assert quoted(opaque, card).input_tokens == 200_000
+
+
+def test_a_window_that_needs_no_asking_is_the_whole_one() -> None:
+    assert a_card(context_tokens=7).context_tokens_unasked == 7
 
 
 def test_an_unknown_tokenizer_is_taken_for_the_worse_one() -> None:

@@ -174,6 +174,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         cache_write=_cache_write(document),
         service_tier=_tier(values),
         client_names=client_names(_session_names(values)),
+        takes_long_context="context-1m" in request.headers.get("anthropic-beta", ""),
     )
 
 

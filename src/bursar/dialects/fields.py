@@ -19,6 +19,10 @@ CHOICES_MAX = 128
 _is_model = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}").fullmatch
 _is_tier = re.compile(r"[a-z][a-z0-9_-]{0,31}").fullmatch
 _is_client_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,199}").fullmatch
+NEIGHBOURS = 16
+"""How many characters on each side of one that is not ASCII count as mixed with it."""
+RUNS_MAX = 10_000
+_OTHER_THAN_ASCII = re.compile(r"[^\x00-\x7f]+")
 _ESCAPE = re.compile(r"\\.")
 _DATA_URL = re.compile(r"data:[a-z0-9.+/-]{0,60};base64,", re.IGNORECASE)
 
@@ -182,7 +186,26 @@ def input_facts(document: Document, seen: Seen) -> Input:
         fixed_tokens=seen.fixed_tokens,
         images=tuple(seen.images),
         opaque=seen.opaque,
+        lone_ascii_bytes=max(0, _lone_ascii(text) - seen.media_chars),
     )
+
+
+def _lone_ascii(text: str) -> int:
+    """Count the ASCII characters that are not near a character of another kind.
+
+    Claude's tokenizer makes more tokens of a byte where ASCII and other characters meet, and meeting is local.
+    """
+    if text.isascii():
+        return len(text)
+    near = 0
+    end = 0
+    for runs, run in enumerate(_OTHER_THAN_ASCII.finditer(text)):
+        if runs == RUNS_MAX:
+            return 0  # mixed all over, and not worth a longer look
+        start = max(end, run.start() - NEIGHBOURS)
+        end = min(len(text), run.end() + NEIGHBOURS)
+        near += end - start
+    return len(text) - near
 
 
 def all_named(values: dict[str, object], name: str) -> Iterator[object]:

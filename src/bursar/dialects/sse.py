@@ -8,8 +8,9 @@ EVENT_BYTES_MAX = 16 * 1024 * 1024
 """The longest event that is kept to be read: the last one of the Responses API repeats the whole response."""
 
 _BOM = b"\xef\xbb\xbf"
-# An empty line. A CR at the very end may be half of a CRLF, so it ends a line only when the next byte is known.
-_BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r)")
+# An empty line. A CR at the very end may be half of a CRLF, so it ends a line only when the next byte is known:
+# else the LF would begin the next event, and be lost with it when that one is left out.
+_BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?=[^\n])){2}")
 _BOUNDARY_BYTES_MAX = 4
 
 

@@ -81,6 +81,7 @@ def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, 
     claude = provider_id == "anthropic"
     tiers = _tiers(model, moments, limit, claude)
     context = max(limit.context_tokens, model.context_window or 0)
+    unasked = context
     if any(steps[-1].above_input_tokens >= context for steps in tiers.values()):
         context = max(context, LONG_CONTEXT_TOKENS)
     image_tokens_max, image = image_bound(provider_id, name, context)
@@ -95,6 +96,7 @@ def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, 
         source=source,
         valid_until=valid_until,
         image=image,
+        context_tokens_unasked=unasked if claude else context,
     )
 
 

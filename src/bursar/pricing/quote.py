@@ -84,6 +84,8 @@ def worst_case(call: Call, book: PriceBook, now: Instant, policy: OutputPolicy) 
     if steps is None:
         return _tier_unpriced(call, card)
     input_tokens = input_bound(call.input, card)
+    if not call.takes_long_context:
+        input_tokens = min(input_tokens, card.context_tokens_unasked)
     rates = rates_at(steps, input_tokens)
     choices = call.output.choices
     margin_tokens = (OUTPUT_MARGIN_TOKENS + call.output.tokens_extra) * choices
@@ -128,7 +130,8 @@ def _text_tokens(given: Input, family: Family) -> int:
     for_tools = CLAUDE_TOKENS_FOR_TOOLS if given.tools else 0
     if given.is_ascii:
         return (given.text_bytes * 7 + 3) // 4 + for_tools
-    return (given.nfc_bytes * 5 + given.tool_json_bytes + 1) // 2 + for_tools
+    mixed = given.nfc_bytes - given.lone_ascii_bytes
+    return (given.lone_ascii_bytes * 7 + mixed * 10 + given.tool_json_bytes * 2 + 3) // 4 + for_tools
 
 
 def _dearest_input(rates: Rates, cache_write: CacheWrite) -> Rate:

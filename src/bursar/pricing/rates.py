@@ -126,10 +126,13 @@ class Card:
     valid_until: Instant
     """The rates hold for calls that are made before this instant."""
     image: ImageBound = ImageBound()
+    context_tokens_unasked: int = 0
+    """Most input tokens without asking for the longer window of some models; filled with the window itself."""
     reachable: Mapping[str, tuple[Step, ...]] = field(init=False, repr=False, compare=False)
     """By the tier that is asked for: the dearest rates that the provider may bill, at and below each length."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "context_tokens_unasked", self.context_tokens_unasked or self.context_tokens)
         object.__setattr__(self, "reachable", {tier: _reachable(self.tiers, tier) for tier in self.tiers})
 
 
