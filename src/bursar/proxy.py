@@ -116,7 +116,6 @@ async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client:
     endpoint = gate.endpoints[hold.quote.call.upstream]
     kept = bytearray()
     has_started = reply.is_stream
-    broken = ""
     try:
         async with asyncio.timeout(endpoint.total_seconds_max) as deadline:
             client.on_leave(deadline, gate.read_on_seconds_max)
@@ -130,22 +129,25 @@ async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client:
                 if has_started and kept:
                     passing, kept = bytes(kept), bytearray()
                     await client.write(passing)
+            tail, usage = meter.finish()
+            settle(hold, reply.status, usage, endpoint)
+            if not has_started:
+                has_started = True
+                await client.start(reply, hold)
+            return await client.end(bytes(kept) + tail)
     except UnansweredError as error:
         broken = str(error)
     except TimeoutError:
-        broken = "the answer took longer than allowed, or its client left"
-    tail, usage = meter.finish()
-    settle(hold, reply.status, usage, broken, endpoint)
-    if broken and not has_started:
-        return await client.refuse(Failure(502, "upstream_broken", f"{broken}; charged by what is known of it"))
+        broken = "the answer took longer than allowed, or its client left or stopped reading"
+    if not hold.has_end:
+        _tail, usage = meter.finish()
+        settle(hold, reply.status, Unmetered(broken) if isinstance(usage, Unmetered) else usage, endpoint)
     if not has_started:
-        await client.start(reply, hold)
-    if broken:
-        return await client.write(bytes(kept) + tail)  # never ended: a truncated answer must not look complete
-    await client.end(bytes(kept) + tail)
+        await client.refuse(Failure(502, "upstream_broken", f"{broken}; charged by what is known of it"))
+    # A reply that has started is left without its end: a truncated answer must not look complete.
 
 
-def settle(hold: OpenHold, status: int, usage: Usage | Unmetered, broken: str, endpoint: Endpoint) -> None:
+def settle(hold: OpenHold, status: int, usage: Usage | Unmetered, endpoint: Endpoint) -> None:
     """Decide what the hold becomes: metered when there is usage, void only with proof, presumed for all the rest."""
     match usage:
         case Usage():
@@ -158,4 +160,4 @@ def settle(hold: OpenHold, status: int, usage: Usage | Unmetered, broken: str, e
             if status in endpoint.provider.unbilled_statuses:
                 hold.void(f"the provider answered {status}, which it does not bill")
             else:
-                hold.presume(broken or usage.why)
+                hold.presume(usage.why)

@@ -1,4 +1,4 @@
-"""Batches are cut so that no call is in one twice."""
+"""Batches are cut so that no call is in one twice, and decided one operation after the other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_kit import authorize
 
-from bursar.ledger.account import ClearModel, Operation, Void
+from bursar.clock import Instant
+from bursar.ledger.account import (
+    AccountState,
+    Ask,
+    Authorize,
+    ClearModel,
+    Denied,
+    Granted,
+    Limits,
+    OpenScope,
+    Operation,
+    Reason,
+    SetLimit,
+    SetState,
+    Unit,
+    Void,
+)
+from bursar.ledger.batch import decide
+from bursar.ledger.books import Books
 from bursar.ledger.store import batches
 
 CALLS = st.sampled_from(["a", "b", "c", "d"])
@@ -23,3 +41,26 @@ def test_batches_keep_the_order_and_never_hold_one_call_twice(operations: list[O
         assert 0 < len(batch) <= size_max
         calls = [op.call_id for op in batch if not isinstance(op, ClearModel)]  # type: ignore[union-attr]
         assert len(calls) == len(set(calls))
+
+
+def test_a_scope_is_opened_limited_stopped_and_asked_in_one_batch() -> None:
+    """The row is not written yet when it is changed: what is written has to be the last of it."""
+    run = "run:fresh"
+    operations: list[Operation] = [
+        OpenScope(run, "key:k", Limits(usd=100, calls=5)),
+        SetLimit(run, Unit.CALLS, 7),
+        SetState(run, AccountState.STOPPED),
+        Authorize("c1", "w", (run,), Ask(1, 1, 0, 1, 0, 0, 0, True), "m", "u"),
+        SetState(run, AccountState.OPEN),
+        Authorize("c2", "w", (run,), Ask(1, 1, 0, 1, 0, 0, 0, True), "m", "u"),
+    ]
+    answers, changes = decide(Books(), operations, Instant(1))
+    assert isinstance(answers[3], Denied)
+    assert answers[3].reason is Reason.STOPPED
+    assert isinstance(answers[5], Granted)
+    assert not changes.balances
+    assert not changes.terms
+    assert [(b.name, b.limit, b.held, b.state) for b in changes.new_balances] == [
+        ("run:fresh/usd/lifetime", 100, 1, "open"),
+        ("run:fresh/calls/lifetime", 7, 1, "open"),
+    ]

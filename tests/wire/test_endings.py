@@ -12,6 +12,7 @@ from conftest import Wire, wire_up
 from scripted import Served, answer, chunked, cut, play, read_answer
 
 from bursar.ledger.account import HoldState, Unit
+from bursar.proxy import KEPT_BYTES_MAX
 
 by_format = pytest.mark.parametrize("fmt", FORMATS, ids=lambda fmt: fmt.name)
 
@@ -319,3 +320,59 @@ async def test_a_call_in_flight_at_shutdown_is_settled(tmp_path: Path) -> None:
         (hold,) = await again.holds()
         assert (hold.state, hold.captured.usd) == (HoldState.CAPTURED, CHAT.cost_nanodollars)
         assert await again.audit() == []
+
+
+# ---- long answers, slow clients ---------------------------------------------------------------------------------
+
+
+async def test_an_answer_too_long_to_keep_is_passed_on_and_metered(wire: Wire) -> None:
+    reply = json.loads(CHAT.reply)
+    reply["choices"][0]["message"]["content"] = "x" * (KEPT_BYTES_MAX + 1)
+    body = json.dumps(reply).encode()
+    wire.provider.script = play(answer(body))
+    got = await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")
+    assert (got.status, got.body) == (200, body)
+    assert "x-bursar-cost-usd" not in got.headers  # it was not known when the headers went
+    await expect_metered(wire, CHAT)
+
+
+async def test_an_answer_that_takes_longer_than_allowed_is_presumed(tmp_path: Path) -> None:
+    async with wire_up(tmp_path, {"total_seconds_max": 0.2}) as wire:
+
+        async def endless(_served: Served, writer: asyncio.StreamWriter) -> None:
+            writer.write(chunked(CHAT.stream[0])[: -len(b"0\r\n\r\n")])
+            while True:
+                writer.write(b"6\r\n: on\n\n\r\n")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        wire.provider.script = endless
+        got = await wire.post(CHAT.path, CHAT.request | {"stream": True}, x_bursar_run="r1")
+        assert not got.is_complete
+        await expect_presumed(wire)
+
+
+async def test_a_client_that_stops_reading_does_not_hold_its_money_for_ever(tmp_path: Path) -> None:
+    async with wire_up(tmp_path, {"total_seconds_max": 0.5}) as wire:
+
+        async def flood(_served: Served, writer: asyncio.StreamWriter) -> None:
+            writer.write(chunked(CHAT.stream[0])[: -len(b"0\r\n\r\n")])
+            piece = b": " + b"z" * 65_532 + b"\n\n"
+            while True:
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await writer.drain()
+
+        wire.provider.script = flood
+        reader, writer = await asyncio.open_connection("127.0.0.1", wire.port, limit=1024)
+        writer.write(wire.raw(CHAT.path, CHAT.request | {"stream": True}, x_bursar_run="r1"))
+        await reader.readuntil(b"\r\n\r\n")  # and never again
+        await expect_presumed(wire)
+        writer.transport.abort()
+
+
+async def test_an_answer_that_costs_more_than_can_be_counted_is_presumed(wire: Wire) -> None:
+    reply = json.loads(CHAT.reply)
+    reply["usage"] = {"prompt_tokens": 10, "completion_tokens": 10**16, "total_tokens": 10**16 + 10}
+    wire.provider.script = play(answer(json.dumps(reply).encode()))
+    assert (await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")).status == 200
+    await expect_presumed(wire)

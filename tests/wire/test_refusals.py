@@ -293,3 +293,54 @@ async def test_the_spellings_that_clients_use_lead_to_the_same_place(wire: Wire,
 async def test_an_upstream_of_another_dialect_is_not_a_way_around(wire: Wire) -> None:
     assert (await wire.post("/anthropic/v1/chat/completions", CHAT.request)).status == 404
     assert wire.provider.served == []
+
+
+# ---- the gateway itself -----------------------------------------------------------------------------------------
+
+
+async def plain(wire: Wire, method: str, path: str) -> int:
+    return (await exchange(wire.port, request(path, b"", {}, method=method))).status
+
+
+async def test_it_says_that_it_lives_and_is_ready(wire: Wire) -> None:
+    assert await plain(wire, "GET", "/livez") == 200
+    assert await plain(wire, "GET", "/readyz") == 200
+    assert await plain(wire, "GET", "/v1/chat/completions") == 404
+
+
+async def test_when_the_ledger_cannot_write_nothing_is_sent(wire: Wire, tmp_path: Path) -> None:
+    wire.provider.script = play(answer(CHAT.reply))
+    assert (await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")).status == 200
+    away = tmp_path / "away.db"
+    (tmp_path / "ledger.db").rename(away)
+    got = await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")
+    assert (got.status, got.headers["retry-after"]) == (503, "1")
+    assert got.json["error"]["code"] == "ledger_unavailable"  # type: ignore[index]
+    assert await plain(wire, "GET", "/readyz") == 503
+    assert len(wire.provider.served) == 1
+    away.rename(tmp_path / "ledger.db")
+    assert (await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")).status == 200
+
+
+async def test_a_bug_in_the_gateway_is_a_500_and_its_hold_is_settled(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire.provider.script = play(answer(CHAT.reply))
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("bursar.proxy.settle", broken)
+    got = await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")
+    assert got.status == 500
+    await wire.settled(1)
+    (hold,) = await wire.holds()
+    assert (hold.basis, hold.captured) == ("presumed", hold.held)
+
+
+async def test_a_query_with_odd_bytes_is_refused(wire: Wire) -> None:
+    raw = wire.raw(CHAT.path + "?q", CHAT.request, x_bursar_run="r1").replace(b"?q", b"?\xc3\xa9", 1)
+    assert (await exchange(wire.port, raw)).status == 400
+    long = await wire.post(CHAT.path + "?q=" + "x" * 9000, CHAT.request, x_bursar_run="r1")
+    assert long.status == 414
+    assert wire.provider.served == []

@@ -67,7 +67,7 @@ class OpenHold:
         self.dispatched = True
 
     def capture(self, cost: Money, usage: Usage) -> None:
-        """Say what the call did cost; it is booked when the `async with` block is left."""
+        """Say what the call did cost; it is booked from now on, however long the caller stays."""
         ensure(self.dispatched, "only a call that was sent has a cost", self.granted.call_id)
         actual = Amounts(usd=cost.nanodollars, calls=1, tokens=_tokens(usage))
         self._say(self._settle(actual, Basis.METERED, "", _compact(usage)))
@@ -83,6 +83,11 @@ class OpenHold:
         self.cost = ZERO
 
     @property
+    def has_end(self) -> bool:
+        """Whether it was said how this hold ends."""
+        return self._end is not None
+
+    @property
     def why(self) -> str:
         """Give the reason for a void or a presumed capture, else an empty text."""
         match self._end:
@@ -96,6 +101,8 @@ class OpenHold:
     def _say(self, end: Settle | Void) -> None:
         ensure(self._end is None, "the end of a hold is said once", self.granted.call_id)
         self._end = end
+        # At once and not when the block is left: a client that never reads its last bytes must not keep money held.
+        self._task = self._ledger.own(self._ledger.write(end, self._scopes))
 
     def _settle(self, actual: Amounts | None, basis: Basis, why: str, usage: str) -> Settle:
         granted = self.granted
@@ -105,12 +112,10 @@ class OpenHold:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Have the end written by a task of the ledger; a caller that is cancelled here does not stop it."""
+        """Wait until a task of the ledger has written the end; a caller that is cancelled here does not stop it."""
         if self._task is None:
-            if self._end is None:
-                self._end = self._forgotten()
-            self._task = self._ledger.own(self._ledger.write(self._end, self._scopes))
-        answer = await asyncio.shield(self._task)
+            self._say(self._forgotten())
+        answer = await asyncio.shield(self._task)  # type: ignore[arg-type]  # _say has made it
         if isinstance(answer, Settled):
             self.settled = answer
 
