@@ -81,6 +81,11 @@ class EventBus:
         """Add a listener; it must not block and must not raise."""
         self._listeners.append(listener)
 
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody but a silent log hears what is told; where not, an event need not be made."""
+        return len(self._listeners) > 1 or _log.isEnabledFor(logging.INFO)
+
     def emit(self, event: Event) -> None:
         """Tell all listeners."""
         for listener in self._listeners:

@@ -19,7 +19,7 @@ from bursar.dialects.protocol import Dialect, Request
 from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
-from bursar.edge.callers import Caller, Callers, Unauthorized, refused_model
+from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refused_model
 from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
@@ -225,7 +225,9 @@ class Gateway:
         call = target.route.dialect.parse(Request(target.upstream, target.route.path, headers, body, quirks, head))
         if isinstance(call, Refused):
             return call
-        if not any(fnmatch.fnmatchcase(call.model, allowed) for allowed in caller.models):
+        if caller.models != ANY_MODEL and not any(
+            fnmatch.fnmatchcase(call.model, allowed) for allowed in caller.models
+        ):
             return refused_model(caller, call.model)
         return call
 

@@ -193,6 +193,8 @@ class HttpClient:
     def granted(self, hold: OpenHold) -> None:
         """Note the hold that pays for this call."""
         self._hold = hold
+        if not self._events.has_listeners:
+            return
         call, granted = hold.quote.call, hold.granted
         self._events.emit(
             CallGranted(
@@ -213,8 +215,8 @@ class HttpClient:
         self._deadline = None
         if self._watcher is not None:
             self._watcher.cancel()
-        if self._hold is not None and self._hold.settled is not None:
-            settled = self._hold.settled
+        settled = None if self._hold is None else self._hold.settled
+        if self._hold is not None and settled is not None and (settled.overrun.usd or self._events.has_listeners):
             self._events.emit(
                 CallSettled(
                     call_id=self.call_id,

@@ -17,6 +17,7 @@ LOCAL_KEY = "local"
 SECRET_CHARACTERS_MAX = 512
 RUNS_PER_HOUR_MAX = 100
 """How many runs a key may open within an hour when nothing else is said."""
+ANY_MODEL = ("*",)
 _SECRET_BYTES = 30
 
 
@@ -29,7 +30,7 @@ class Caller:
     """The run that a run key is bound to, or empty."""
     template: Limits
     """What a new run of this key is opened with."""
-    models: tuple[str, ...] = ("*",)
+    models: tuple[str, ...] = ANY_MODEL
     """Globs of the models that the key may call."""
     runs_per_hour_max: int | None = None
 
@@ -102,7 +103,7 @@ class Callers:
             key=row.name,
             run=row.run,
             template=template_from_json(row.limits_json),
-            models=rules.models if rules else ("*",),
+            models=rules.models if rules else ANY_MODEL,
             runs_per_hour_max=rules.runs_per_hour_max if rules else RUNS_PER_HOUR_MAX,
         )
 

@@ -29,6 +29,7 @@ SESSION_HEADERS = (
     "helicone-session-id",
     "x-portkey-trace-id",
 )
+_SESSION_HEADERS = frozenset(SESSION_HEADERS)
 # Owners are remembered only to spare a write per call; an owner never changes, and a name maps to at most a few bytes.
 _OWNERS_MAX = 65_536
 
@@ -42,7 +43,7 @@ def name(
     explicit = in_path or headers.get("x-bursar-run", "")
     if explicit:
         return explicit if RUN_NAME.fullmatch(explicit) else _bad_name("the run name")
-    for header in SESSION_HEADERS:
+    for header in SESSION_HEADERS if _SESSION_HEADERS & headers.keys() else ():
         if value := headers.get(header, ""):
             return value if RUN_NAME.fullmatch(value) else _bad_name(f"the header {header}")
     if value := _baggage_session(headers.get("baggage", "")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -24,6 +23,7 @@ from bursar.ledger.account import (
     Settled,
     Void,
 )
+from bursar.ledger.books import encode
 from bursar.ledger.store import LedgerUnavailableError, NotWrittenError, Store
 from bursar.ledger.waiting import Queues
 from bursar.money import ZERO, BrokenInvariantError, Money, ensure
@@ -279,4 +279,4 @@ def _compact(usage: Usage) -> str:
         "model": usage.model,
     }
     facts.update({name: value for name, value in more.items() if value})
-    return json.dumps(facts, separators=(",", ":"))
+    return encode(facts)
