@@ -5,6 +5,7 @@ A mutant that no test notices must be harmless, and `scripts/survivors.toml` mus
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 REASONS = ROOT / "scripts" / "survivors.toml"
 PAGE = ROOT / "docs" / "mutants.md"
 WORK = ROOT / "mutants"
+# By a test, or by the type checker.
+NOTICED = ("killed", "timeout", "caught by type check")
 RESULT = re.compile(r"^\s+(?P<name>\S+): (?P<state>[a-z ]+)$")
 
 
@@ -45,7 +48,9 @@ class Survivor:
 def mutmut(*arguments: str) -> str:
     """Run mutmut and give what it printed."""
     command = [sys.executable, "-m", "mutmut", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where mutmut finds mypy
+    env = {**os.environ, "PATH": path}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return done.stdout
@@ -68,12 +73,12 @@ def reasons() -> dict[tuple[str, str, str], str]:
 
 def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) -> str:
     """Give docs/mutants.md."""
-    killed = counts["killed"] + counts["timeout"]
+    killed = sum(counts[state] for state in NOTICED)
     lines = [
         "# Mutants of the money code",
         "",
         f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
-        f" itself. The tests\nnotice {killed}; {worded} change the wording of a message only; the other {len(rows)}"
+        f" itself. Tests or\nthe type checker notice {killed}; {worded} change the wording of a message only; the other {len(rows)}"
         " change nothing that matters, for the reason given.",
         "",
     ]
@@ -90,7 +95,7 @@ def main() -> None:
     mutmut("run")
     results = [match for line in mutmut("results", "--all", "true").splitlines() if (match := RESULT.match(line))]
     counts = Counter(match["state"] for match in results)
-    alive = [survivor(match["name"]) for match in results if match["state"] not in {"killed", "timeout"}]
+    alive = [survivor(match["name"]) for match in results if match["state"] not in NOTICED]
     worded = sum(row.is_wording for row in alive)
     alive = [row for row in alive if not row.is_wording]
     shutil.rmtree(WORK, ignore_errors=True)
