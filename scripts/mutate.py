@@ -73,13 +73,13 @@ def reasons() -> dict[tuple[str, str, str], str]:
 
 def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) -> str:
     """Give docs/mutants.md."""
-    killed = sum(counts[state] for state in NOTICED)
+    noticed = sum(counts[state] for state in NOTICED)
     lines = [
         "# Mutants of the money code",
         "",
         f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
-        f" itself. Tests or\nthe type checker notice {killed}; {worded} change the wording of a message only; the other {len(rows)}"
-        " change nothing that matters, for the reason given.",
+        f" itself.\nTests or the type checker notice {noticed}; {worded} change the wording of a message; the other"
+        f" {len(rows)} change nothing\nthat matters, for the reason given.",
         "",
     ]
     if rows:
