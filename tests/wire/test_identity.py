@@ -150,6 +150,14 @@ async def test_a_key_is_taken_from_either_header(wire: Wire, headers: dict[str, 
     assert (await exchange(wire.port, request(CHAT.path, json.dumps(CHAT.request).encode(), headers))).status == 200
 
 
+async def test_a_key_that_would_open_runs_without_a_cap_opens_none(wire: Wire) -> None:
+    secret = new_secret()
+    await wire.store.submit(OpenScope("key:other", "", Limits()))
+    await wire.store.put_key("other", digest(secret), "", template_to_json(Limits()))
+    got = await wire.post(CHAT.path, CHAT.request, authorization=f"Bearer {secret}")
+    assert (got.status, wire.provider.served, await wire.store.runs()) == (401, [], ())
+
+
 async def test_a_revoked_key_is_refused_on_its_next_call(wire: Wire) -> None:
     wire.provider.script = play(answer(CHAT.reply))
     secret = new_secret()

@@ -95,7 +95,10 @@ class Callers:
         row = await self.store.find_key(wanted)
         if row is None or row.revoked_at is not None:
             return Unauthorized("this key is unknown or revoked; make one with `bursar keys create NAME`")
-        return self._caller(row)
+        caller = self._caller(row)
+        if not caller.run and caller.template == Limits():
+            return Unauthorized("this key has no caps for its runs, and no run is without; make one that has")
+        return caller
 
     def _caller(self, row: KeyRow) -> Caller:
         rules = self.rules.get(row.name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from bursar.call import Refused
 from bursar.clock import SECOND, Instant
 from bursar.edge.callers import Caller
-from bursar.ledger.account import Limits, Opened, OpenScope, Taken, TooManyRuns
+from bursar.ledger.account import Opened, OpenScope, Taken, TooManyRuns
 from bursar.ledger.store import Store
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -105,8 +105,3 @@ class Runs:
             if len(self._owners) >= _OWNERS_MAX:
                 self._owners.clear()
             self._owners[run] = owner
-
-
-def needs_a_cap(template: Limits) -> bool:
-    """Whether a run template would open a run without any limit."""
-    return template.usd is None and template.calls is None and template.tokens is None
