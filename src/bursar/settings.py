@@ -46,6 +46,13 @@ _BUILT_IN_UPSTREAMS: dict[str, dict[str, Any]] = {
         "key_env": "ANTHROPIC_API_KEY",
         "takes_service_tier": True,
     },
+    "gemini": {
+        "dialect": "gemini",
+        "base_url": "https://generativelanguage.googleapis.com",
+        "key_env": "GEMINI_API_KEY",
+        "prices": "google",
+        "takes_service_tier": True,
+    },
 }
 
 
@@ -180,7 +187,7 @@ class KeySettings(_Section):
 class UpstreamSettings(_Section):
     """One provider endpoint: where it is, what it speaks, where its key is, and how long it may take."""
 
-    dialect: Literal["openai", "anthropic"]
+    dialect: Literal["openai", "anthropic", "gemini"]
     base_url: str
     key_env: EnvName = ""
     """Empty for a server that takes no key."""

@@ -9,11 +9,36 @@ import inspect
 import pytest
 from source_tree import Module, called_name, calls_of, functions, last_name, module, modules
 
+from bursar.call import Head
+from bursar.dialects import free
+from bursar.dialects.free import FreeRequest
 from bursar.ledger.hold import OpenHold
 from bursar.money import BrokenInvariantError
 from bursar.pricing.quote import Quote
 
-MINTS = {"Quote": "pricing/quote.py", "OpenHold": "ledger/hold.py"}
+MINTS = {"Quote": "pricing/quote.py", "OpenHold": "ledger/hold.py", "FreeRequest": "dialects/free.py"}
+# Counts of tokens: what the providers' own pages call free of charge. Nothing else may be asked without a hold.
+FREE_PATHS = {
+    "/v1/messages/count_tokens",
+    "/v1/responses/input_tokens",
+    "/v1beta/models/{model}:countTokens",
+}
+
+NOT_FREE = (
+    "/v1/messages",
+    "/v1/responses",
+    "/v1/chat/completions",
+    "/v1/messages/count_tokens/",
+    "/v1/messages/count_tokens?x",
+    "/v1//messages/count_tokens",
+    "/v1beta/models/{model}:generateContent",
+    "/v1beta/models/{model}:counttokens",
+    "/v1beta/models/{model}%3AcountTokens",
+    "/v1beta/models/{model}:countTokens:generateContent",
+    "/v1beta/models/a/../{model}:countTokens",
+    "/v1beta/models/{model}.:countTokens",
+    "/v1beta/tunedModels/{model}:countTokens",
+)
 
 
 @pytest.mark.parametrize("minted", MINTS)
@@ -88,6 +113,36 @@ def test_the_gateway_dispatches_in_one_place() -> None:
     assert sends == ["proxy.py"]
 
 
+def test_ask_free_takes_a_free_request_and_no_bytes_path_or_hold() -> None:
+    tree = module("upstream/client.py").tree
+    (ask,) = (function for function in functions(tree) if function.name == "ask_free")
+    arguments = {argument.arg: ast.unparse(argument.annotation or ast.Constant(None)) for argument in ask.args.args[1:]}
+    assert arguments == {"free": "FreeRequest", "seconds_max": "float"}
+    assert [ask.args.posonlyargs, ask.args.kwonlyargs, ask.args.vararg, ask.args.kwarg] == [[], [], None, None]
+
+
+def test_what_is_free_is_a_closed_table_of_counts() -> None:
+    """A new path here is a decision about money: the provider's page has to say that it is free."""
+    tree = module("dialects/free.py").tree
+    paths = {
+        keyword.value.value
+        for call in calls_of(tree, "_Way")
+        for keyword in call.keywords
+        if keyword.arg == "path" and isinstance(keyword.value, ast.Constant)
+    }
+    assert paths == FREE_PATHS
+    assert len(list(calls_of(tree, "_Way"))) == len(FREE_PATHS)
+    assert {path for path in (*FREE_PATHS, *NOT_FREE) if free.dialect_of(path.format(model="m"))} == FREE_PATHS
+
+
+def test_the_target_of_a_free_request_comes_out_of_the_table() -> None:
+    """`_mint` gets a head from the matched path or from the table, and from nowhere else."""
+    for source in modules():
+        for call in calls_of(source.tree, "_mint"):
+            assert source.path == "dialects/free.py", source.at(call)
+            assert ast.unparse(call.args[-1]) in {"Head(target, request.head.headers)", "_head(way, call)"}
+
+
 def test_a_hold_is_never_optional() -> None:
     for source in modules():
         for function in functions(source.tree):
@@ -103,6 +158,8 @@ def test_a_seal_that_was_guessed_opens_nothing() -> None:
         Quote(**dict.fromkeys((field.name for field in dataclasses.fields(Quote)), object()))  # type: ignore[arg-type]
     with pytest.raises(BrokenInvariantError):
         OpenHold(*[object()] * (len(inspect.signature(OpenHold).parameters)))  # type: ignore[arg-type, call-arg]
+    with pytest.raises(BrokenInvariantError):
+        FreeRequest("gemini", "gemini", "m", b"{}", Head(), object())
 
 
 def _is_inside_class(source: Module, call: ast.AST, name: str) -> bool:

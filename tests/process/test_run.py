@@ -185,7 +185,7 @@ async def test_a_call_that_cannot_be_allowed_is_on_the_receipt(here: Bench) -> N
 async def test_without_any_provider_key_it_warns_at_once_and_calls_name_the_variable(here: Bench) -> None:
     del here.environ["OPENAI_API_KEY"], here.environ["ANTHROPIC_API_KEY"]
     done = await here.run("call()")
-    assert "warning: none of ANTHROPIC_API_KEY, OPENAI_API_KEY is set here" in done.err
+    assert "warning: none of ANTHROPIC_API_KEY, GEMINI_API_KEY, OPENAI_API_KEY is set here" in done.err
     ((status, body),) = done.said
     assert 400 <= status < 500
     assert "OPENAI_API_KEY" in body

@@ -139,7 +139,7 @@ async def test_a_missing_provider_key_is_named(here: Bench) -> None:
     del here.environ["OPENAI_API_KEY"], here.environ["ANTHROPIC_API_KEY"]
     done = await here.bursar("serve", "--port", "0")
     assert done.status == 1
-    assert "set one of ANTHROPIC_API_KEY, OPENAI_API_KEY" in done.err
+    assert "set one of ANTHROPIC_API_KEY, GEMINI_API_KEY, OPENAI_API_KEY" in done.err
 
 
 async def test_a_key_of_the_settings_without_its_secret_is_named(here: Bench) -> None:

@@ -124,7 +124,7 @@ def environment(
     child |= dict.fromkeys(_WITH_V1, f"{base_url}/v1")
     child |= dict.fromkeys(_WITHOUT_V1, base_url)
     child |= dict.fromkeys((*_RUN_KEY, *own), secret)
-    for upstream in upstreams.keys() - {"openai", "anthropic"}:
+    for upstream in upstreams.keys() - {"openai", "anthropic", "gemini"}:
         prefix = upstream.upper().replace("-", "_")
         child |= {f"{prefix}_BASE_URL": f"{base_url}/{upstream}/v1", f"{prefix}_API_BASE": f"{base_url}/{upstream}/v1"}
     child |= {"BURSAR_URL": base_url, "BURSAR_KEY": secret, "BURSAR_RUN": run}

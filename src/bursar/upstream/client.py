@@ -1,12 +1,15 @@
-"""The only way to a provider: `send(hold) -> Reply`, where the hold is what pays."""
+"""The only way to a provider: `send(hold) -> Reply`, where the hold is what pays; and `ask_free` for what is free."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
+from bursar.dialects.free import FreeRequest
 from bursar.dialects.protocol import Dialect
 from bursar.ledger.hold import OpenHold
+from bursar.upstream.free import SECONDS_MAX, FreeAnswer, read_whole
 from bursar.upstream.http import BrokenError, ConnectError, Connection, Origin, Pool
 from bursar.upstream.providers import Endpoint
 
@@ -87,6 +90,25 @@ class Upstream:
             connection.abort()
             raise
         return Reply(connection, pool)
+
+    async def ask_free(self, free: FreeRequest, seconds_max: float = SECONDS_MAX) -> FreeAnswer:
+        """Ask what costs nothing, and read the answer whole; raises NotSentError or UnansweredError."""
+        endpoint, pool = self._endpoints[free.upstream], self._pools[free.upstream]
+        request = _head(free.head.target, free.head.headers, len(free.body), endpoint, pool.origin) + free.body
+        try:
+            async with asyncio.timeout(seconds_max):
+                connection = await pool.take()
+                try:
+                    await connection.exchange(request)
+                    return await read_whole(connection)
+                finally:
+                    pool.give_back(connection)  # closes one that was not read to its end
+        except ConnectError as error:
+            raise NotSentError(f"the upstream {endpoint.name} is not reached: {error}") from error
+        except BrokenError as error:
+            raise UnansweredError(f"the upstream {endpoint.name} gave no answer: {error}") from error
+        except TimeoutError:
+            raise UnansweredError(f"the upstream {endpoint.name} gave no answer in {seconds_max:g} seconds") from None
 
 
 def _head(target: str, passed: tuple[tuple[str, str], ...], length: int, endpoint: Endpoint, origin: Origin) -> bytes:

@@ -26,6 +26,8 @@ class Provider:
 PROVIDERS = {
     "openai": Provider(key_header="authorization", key_prefix="Bearer ", unbilled_statuses=_BEFORE_GENERATION),
     "anthropic": Provider(key_header="x-api-key", key_prefix="", unbilled_statuses=_ALL_ERRORS),
+    # "If your request fails with a 400 or 500 error, you won't be charged" (its billing page); no word of a 503.
+    "gemini": Provider(key_header="x-goog-api-key", key_prefix="", unbilled_statuses=_BEFORE_GENERATION | {500}),
 }
 """By wire format: what is sound for every server that speaks it."""
 
