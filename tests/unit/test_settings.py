@@ -23,7 +23,7 @@ def test_with_no_file_every_setting_has_its_default(tmp_path: Path, monkeypatch:
     assert settings == Settings()
     assert settings.ledger.url == f"sqlite:///{tmp_path}/state/bursar/ledger.db"
     assert settings.run_template("anyone").limits == Limits(usd=5_000_000_000, calls=500, tokens=None)
-    assert set(settings.upstreams) == {"openai", "anthropic"}
+    assert set(settings.upstreams) == {"openai", "anthropic", "gemini"}
 
 
 def test_a_relative_state_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_clear_text_to_a_public_host_has_to_be_said_aloud() -> None:
         ("[keys.ci]\nrun = { cals = 1 }", r"unknown key keys.ci.run.cals; did you mean calls\?"),
         ('[models."m.1"]\ninputs = "1"', r'unknown key models."m.1".inputs; did you mean input\?'),
         ('[upstreams.x]\ndialect = "openai"', "upstreams.x.base_url is missing"),
-        ('[upstreams.x]\ndialect = "soap"\nbase_url = "https://x.io"', "'openai' or 'anthropic'"),
+        ('[upstreams.x]\ndialect = "soap"\nbase_url = "https://x.io"', "'anthropic' or 'gemini'"),
         ('[server]\nport = "1"', "server.port: .*integer"),
         ("[server]\nport = true", "server.port: .*integer"),
         ("[server]\nport = 70000", "server.port"),
