@@ -84,6 +84,35 @@ class RunRow:
     calls_refused: int
 
 
+@dataclass(frozen=True, slots=True)
+class SpentRow:
+    """What the ended calls of one UTC day to one model at one upstream were booked at."""
+
+    day: int
+    """Days since 1970, of the instant at which each call was authorized: no later correction moves it."""
+    upstream: str
+    model: str
+    calls: int
+    usd: int
+    """Nanodollars, overruns included."""
+    presumed_usd: int
+    """Nanodollars of them that nobody metered: the whole hold was captured."""
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineRow:
+    """A model that is in quarantine, and the call that put it there."""
+
+    model: str
+    since: Instant
+    call_id: str
+    """Empty where the books do not remember the call any more; the amounts are then zero."""
+    held: Amounts
+    cost: Amounts
+    """What the call is booked at, overrun included."""
+
+
 class Store(Protocol):
     """One ledger database, as one worker process sees it.
 
@@ -125,6 +154,14 @@ class Store(Protocol):
 
     async def hold(self, call_id: str) -> HoldRow | None:
         """Give one hold."""
+        ...
+
+    async def spent_by_day(self, first_day: int, last_day: int) -> tuple[SpentRow, ...]:
+        """Give what was spent from one UTC day to another, both included, by day, upstream and model."""
+        ...
+
+    async def quarantined(self) -> tuple[QuarantineRow, ...]:
+        """Give the models in quarantine, by name."""
         ...
 
     def entries(self, after_seq: int = 0) -> AsyncIterator[Entry]:

@@ -15,9 +15,19 @@ from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
 from bursar.ledger.audit import audit
 from bursar.ledger.books import Balance
-from bursar.ledger.store import Entry, Finding, HoldRow, KeyRow, LedgerUnavailableError, NotWrittenError, RunRow
+from bursar.ledger.store import (
+    Entry,
+    Finding,
+    HoldRow,
+    KeyRow,
+    LedgerUnavailableError,
+    NotWrittenError,
+    QuarantineRow,
+    RunRow,
+    SpentRow,
+)
 from bursar.stores.liveness import FileLock, is_dead
-from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row
+from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
 from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, connect
 
 T = TypeVar("T")
@@ -189,6 +199,23 @@ class SqliteStore:
         def read(connection: sqlite3.Connection) -> HoldRow | None:
             row = connection.execute(SQL["read_hold"], (call_id,)).fetchone()
             return None if row is None else hold_row(row)
+
+        return await self._read(read)
+
+    async def spent_by_day(self, first_day: int, last_day: int) -> tuple[SpentRow, ...]:
+        """Give what was spent from one UTC day to another, both included, by day, upstream and model."""
+
+        def read(connection: sqlite3.Connection) -> tuple[SpentRow, ...]:
+            rows = connection.execute(SQL["read_spent_by_day"], (first_day, last_day))
+            return tuple(SpentRow(*row) for row in rows)
+
+        return await self._read(read)
+
+    async def quarantined(self) -> tuple[QuarantineRow, ...]:
+        """Give the models in quarantine, by name."""
+
+        def read(connection: sqlite3.Connection) -> tuple[QuarantineRow, ...]:
+            return tuple(map(quarantine_row, connection.execute(SQL["read_quarantined"])))
 
         return await self._read(read)
 

@@ -12,7 +12,7 @@ from bursar.ledger.account import HoldState
 from bursar.ledger.batch import Changes, Needs
 from bursar.ledger.books import UNITS, Balance, Books, HoldFacts, amounts, encode, scopes_of, unpack
 from bursar.ledger.rules import HOUR
-from bursar.ledger.store import Entry, HoldRow, KeyRow
+from bursar.ledger.store import Entry, HoldRow, KeyRow, QuarantineRow
 from bursar.stores.queries import for_rows, queries
 
 SQL = queries("sqlite")
@@ -135,3 +135,10 @@ def key_row(row: tuple[str, str, str, str, int, int | None]) -> KeyRow:
     name, digest, run, limits_json, created_at, revoked_at = row
     revoked = None if revoked_at is None else Instant(revoked_at)
     return KeyRow(name, digest, run, limits_json, Instant(created_at), revoked)
+
+
+def quarantine_row(row: tuple[str, int, str, int, int, int, int, int, int]) -> QuarantineRow:
+    """Give a model in quarantine."""
+    model, since, call_id, *rest = row
+    held, cost = (rest[0], rest[1], rest[2]), (rest[3], rest[4], rest[5])
+    return QuarantineRow(model, Instant(since), call_id, amounts(held), amounts(cost))

@@ -134,6 +134,25 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
        settled_at, basis, why
 FROM holds WHERE state = ?2 ORDER BY id DESC LIMIT ?1;
 
+-- name: read_spent_by_day
+SELECT opened_at / 86400000000 AS day, upstream, model, count(*), sum(captured_usd + overrun_usd),
+       sum(CASE WHEN basis = 'presumed' THEN captured_usd + overrun_usd ELSE 0 END),
+       sum(captured_tokens + overrun_tokens)
+FROM holds
+WHERE state IN ('captured', 'expired') AND opened_at >= ?1 * 86400000000 AND opened_at < (?2 + 1) * 86400000000
+GROUP BY day, upstream, model ORDER BY day, upstream, model;
+
+-- name: read_quarantined
+SELECT q.model, q.since, coalesce(h.call_id, ''), coalesce(h.held_usd, 0), coalesce(h.held_calls, 0),
+       coalesce(h.held_tokens, 0), coalesce(h.captured_usd + h.overrun_usd, 0),
+       coalesce(h.captured_calls + h.overrun_calls, 0), coalesce(h.captured_tokens + h.overrun_tokens, 0)
+FROM quarantine AS q
+LEFT JOIN entries AS e ON e.seq = (
+    SELECT max(seq) FROM entries WHERE kind = 'quarantine' AND json_extract(detail, '$.model') = q.model
+)
+LEFT JOIN holds AS h ON h.call_id = e.call_id
+ORDER BY q.model;
+
 -- name: read_entries
 SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
 FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2;
