@@ -128,6 +128,10 @@ class MemoryStore:
     async def close(self) -> None:
         return
 
+    async def renew(self, fenced: str) -> None:
+        if fenced == self.worker:
+            self.worker += "+"
+
     async def dead_workers(self) -> tuple[str, ...]:
         return self.dead
 

@@ -13,7 +13,7 @@ from ledger_kit import KEY, PATH, RUN, MemoryStore, a_quote, authorize, opened, 
 
 from bursar.call import Usage
 from bursar.ledger.account import Amounts, Basis, Denied, Expire, HoldState, Limits, OpenScope, Reason, Settle, Void
-from bursar.ledger.hold import Ledger, OpenHold, ask_of
+from bursar.ledger.hold import FRESH_SECONDS, Ledger, OpenHold, ask_of
 from bursar.ledger.store import LedgerUnavailableError, NotWrittenError
 from bursar.money import BrokenInvariantError, Money
 
@@ -343,17 +343,74 @@ def test_a_settlement_that_breaks_an_invariant_is_reported(caplog: pytest.LogCap
     run_virtual(scenario())
 
 
-def test_a_fenced_worker_is_told_that_its_ledger_is_unavailable() -> None:
+def test_a_worker_that_was_declared_dead_goes_on_under_a_new_name() -> None:
     async def scenario() -> None:
         store = room_for(2)
         ledger = ledger_on(store)
-        await take(ledger)
+        hold = await take(ledger)
         store.dead = ("w1",)
         store.do(Expire("w1"))
-        with pytest.raises(LedgerUnavailableError, match="dead"):
-            await ledger.authorize(QUOTE, "c2", PATH)
         with pytest.raises(LedgerUnavailableError, match="ended"):
             await ledger.authorize(QUOTE, "c1", PATH)
+        other = await ledger.authorize(QUOTE, "c2", PATH)
+        assert isinstance(other, OpenHold)
+        assert (hold.worker, other.worker) == ("w1", "w1+")
+        async with hold:
+            hold.dispatch()
+            hold.capture(Money(100), USAGE)
+        assert hold.settled is not None
+        assert hold.settled.captured.usd == 100
+        async with other:
+            other.void("not sent")
+        assert store.account(USD).captured == 100
+        assert store.account(USD).held == 0
+
+    run_virtual(scenario())
+
+
+def test_what_was_never_sent_is_given_back_after_the_worker_was_declared_dead() -> None:
+    async def scenario() -> None:
+        store = room_for(1)
+        ledger = ledger_on(store)
+        hold = await take(ledger)
+        store.dead = ("w1",)
+        store.do(Expire("w1"))
+        assert store.account(USD).captured == HELD.usd
+        async with hold:
+            hold.void("the upstream was not reached")
+        assert (store.account(USD).captured, store.account(USD).held) == (0, 0)
+
+    run_virtual(scenario())
+
+
+def test_a_process_that_is_always_declared_dead_says_so() -> None:
+    async def scenario() -> None:
+        store = room_for(1)
+        store.books.fenced.update({"w1", "w1+", "w1++", "w1+++"})
+        with pytest.raises(LedgerUnavailableError, match="again and again"):
+            await Ledger(store, 0).authorize(QUOTE, "c1", PATH)
+
+    run_virtual(scenario())
+
+
+def test_a_hold_is_dispatched_unseen_only_while_it_is_fresh() -> None:
+    async def scenario() -> None:
+        store = room_for(2)
+        ledger = ledger_on(store)
+        hold = await take(ledger)
+        asked = len(store.submitted)
+        await hold.confirm()
+        assert len(store.submitted) == asked
+        await asyncio.sleep(FRESH_SECONDS + 1)
+        await hold.confirm()
+        assert len(store.submitted) == asked + 1
+        store.dead = ("w1",)
+        store.do(Expire("w1"))
+        with pytest.raises(LedgerUnavailableError, match="ended"):
+            await hold.confirm()
+        store.books.holds.clear()
+        with pytest.raises(LedgerUnavailableError, match="declared dead"):
+            await hold.confirm()
 
     run_virtual(scenario())
 

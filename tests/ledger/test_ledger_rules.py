@@ -553,16 +553,16 @@ def test_a_worker_that_was_declared_dead_gets_no_new_hold() -> None:
 def test_late_truth_lowers_the_capture_of_an_expired_hold() -> None:
     store = expired()
     store.do(Expire("w1"))
-    assert settled(settle(store, "c1", Amounts(100, 1, 10))).captured == Amounts(100, 1, 10)
+    assert settled(settle(store, "c1", Amounts(100, 1, 10), worker="w1+")).captured == Amounts(100, 1, 10)
     assert store.account(USD).captured == 100
-    assert settled(settle(store, "c1", Amounts(100, 1, 10))).repeated
+    assert settled(settle(store, "c1", Amounts(100, 1, 10), worker="w1+")).repeated
     proven(store)
 
 
 def test_late_truth_above_an_expired_hold_is_overrun() -> None:
     store = expired()
     store.do(Expire("w1"))
-    assert settled(settle(store, "c1", Amounts(3_100, 1, 10))).overrun.usd == 100
+    assert settled(settle(store, "c1", Amounts(3_100, 1, 10), worker="w1+")).overrun.usd == 100
     assert (store.account(USD).captured, store.account(USD).overrun) == (3000, 100)
     proven(store)
 
@@ -570,16 +570,32 @@ def test_late_truth_above_an_expired_hold_is_overrun() -> None:
 def test_a_late_presumption_changes_nothing() -> None:
     store = expired()
     store.do(Expire("w1"))
-    assert settled(settle(store, "c1", None)) == Settled(
+    assert settled(settle(store, "c1", None, worker="w1+")) == Settled(
         "c1", HoldState.EXPIRED, Amounts(3000, 1, 1100), NO_AMOUNTS, repeated=True
     )
 
 
-def test_late_proof_that_nothing_was_sent_gives_an_expired_hold_back() -> None:
+def test_a_worker_that_was_declared_dead_ends_nothing_under_its_old_name() -> None:
     store = expired()
     store.do(Expire("w1"))
-    assert settled(store.do(Void("c1", "w1", "never dispatched"))).state is HoldState.VOID
-    assert (store.account(USD).held, store.account(USD).captured) == (3000, 0)
+    before = proven(store).account(USD)
+    for operation in (Void("c1", "w1", "never dispatched"), Void("new", "w1", "never dispatched")):
+        answer = store.do(operation)
+        assert isinstance(answer, Conflict)
+        assert answer.fenced
+    answer = settle(store, "c1", Amounts(100, 1, 10))
+    assert isinstance(answer, Conflict)
+    assert answer.fenced
+    assert store.account(USD) == before
+    assert "new" not in store.books.holds
+
+
+def test_an_expired_hold_is_not_voided_any_more() -> None:
+    store = expired()
+    store.do(Expire("w1"))
+    # As if the fence had been lost.
+    store.books.fenced.clear()
+    assert isinstance(store.do(Void("c1", "w1", "never dispatched")), Conflict)
     proven(store)
 
 

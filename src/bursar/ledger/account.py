@@ -53,7 +53,7 @@ class Account:
     """Who spends: `run:ID`, `key:NAME`; teams, users, tags and the organisation take the same form."""
     unit: Unit
     period: str
-    """The period's name, `lifetime` when it has none."""
+    """`lifetime`, or the period and the start of the slot that this row counts (see `ledger.periods`)."""
     limit: int | None
     """In the unit; None counts without a limit."""
     ceiling: int | None
@@ -62,6 +62,9 @@ class Account:
     captured: int = 0
     overrun: int = 0
     state: AccountState = AccountState.OPEN
+    starts_at: int = 0
+    ends_at: int = 2**63 - 1
+    """Microseconds since 1970; lifetime never ends."""
 
     @property
     def id(self) -> str:
@@ -101,6 +104,15 @@ class Limits:
     tokens: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A cap of a scope in one unit that comes anew with every period; `period` as `periods.period_spec` gives it."""
+
+    unit: Unit
+    limit: int | None
+    period: str
+
+
 class HoldState(StrEnum):
     """Where a hold is in its life."""
 
@@ -137,6 +149,8 @@ class OpenScope:
     """Most runs that the owner may open in one hour; None does not count (operators)."""
     label: str = ""
     """What people see, for example the command of a run."""
+    budgets: tuple[Budget, ...] = ()
+    """Caps per period, beside the lifetime `limits`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,8 @@ class Authorize:
     upstream: str
     is_last_try: bool = False
     """True at the end of the wait: take what is there rather than wait for what others hold."""
+    is_in_line: bool = False
+    """The first of a line: leaves a claim where it is told to wait, so that no younger call passes it elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +207,15 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class SetLimit:
-    """Set the limit of a scope in one unit; effective for the next authorize."""
+    """Set the limit of a scope in one unit and period; effective for the next authorize.
+
+    A period that the scope has no budget for is opened with it.
+    """
 
     scope: str
     unit: Unit
     limit: int | None
+    period: str = "lifetime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +342,8 @@ class Conflict:
 
     call_id: str
     why: str
+    fenced: bool = False
+    """The worker was declared dead; it has to go on under a new identity."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ It shares the types with the rules and nothing else, so that a mistake in one of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,9 @@ from bursar.ledger.account import Account, Amounts
 from bursar.ledger.store import Entry, Finding, HoldRow
 
 _INDEX = {"usd": 0, "calls": 1, "tokens": 2}
+_NEVER = 2**63 - 1
+_ROLLING = re.compile(r".*/rolling-([0-9]+)([smhdw]) [0-9TZ:-]+")
+_MICROSECONDS = {"s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
 
 
 @dataclass(slots=True)
@@ -23,6 +27,11 @@ class _Account:
     held: int = 0
     captured: int = 0
     overrun: int = 0
+    ends_at: int = _NEVER
+
+    @property
+    def used(self) -> int:
+        return self.held + self.captured + self.overrun
 
     def facts(self) -> tuple[object, ...]:
         return (self.limit, self.ceiling, self.state, self.held, self.captured, self.overrun)
@@ -62,6 +71,10 @@ def audit(
 class _Replay:
     def __init__(self) -> None:
         self.accounts: dict[str, _Account] = {}
+        self.newest: dict[str, str] = {}
+        """By budget (scope, unit and period without its slot): the account that counts now."""
+        self.earlier: dict[str, list[str]] = {}
+        """By budget with a rolling window: the slots before the newest, ascending."""
         self.holds: dict[str, _Hold] = {}
         self.quarantined: set[str] = set()
         self.findings: list[Finding] = []
@@ -85,10 +98,43 @@ class _Replay:
 
     def _open(self, entry: Entry) -> None:
         limits: Any = entry.detail["limits"]
-        for name, limit in zip(entry.accounts, limits, strict=True):
+        ends: Any = entry.detail.get("ends_at") or [_NEVER] * len(limits)
+        for name, limit, ends_at in zip(entry.accounts, limits, ends, strict=True):
             if name in self.accounts:
                 self._find(entry, f"{name} is opened twice")
-            self.accounts[name] = _Account(limit, limit)
+            self._begin(name, _Account(limit, limit, ends_at=ends_at))
+
+    def _begin(self, name: str, account: _Account) -> None:
+        self.accounts[name] = account
+        self.newest[_budget(name)] = name
+
+    def _roll(self, entry: Entry) -> None:
+        limit: Any = entry.detail["limit"]
+        state, ends_at = str(entry.detail["state"]), int(str(entry.detail["ends_at"]))
+        for name in entry.accounts:
+            before = self.newest[_budget(name)]
+            old = self.accounts[before]
+            if entry.at < old.ends_at:
+                self._find(entry, f"{name} takes the place of {before} before that has ended")
+            if (old.limit, old.state) != (limit, state):
+                self._find(entry, f"{name} has another limit or state than {before}")
+            if name in self.accounts:
+                self._find(entry, f"{name} is opened twice")
+            if _window(name):
+                self.earlier.setdefault(_budget(name), []).append(before)
+            self._begin(name, _Account(limit, limit, state, ends_at=ends_at))
+
+    def _used(self, name: str, at: int) -> int:
+        """Give what counts against the limit of an account: its own, and the slots that are still in its window."""
+        used = self.accounts[name].used
+        window = _window(name)
+        if window:
+            slots = self.earlier.get(_budget(name), [])
+            # Forward only: what has left the window does not come back with a clock that goes back.
+            while slots and self.accounts[slots[0]].ends_at + window <= at:
+                del slots[0]
+            used += sum(self.accounts[slot].used for slot in slots)
+        return used
 
     def _authorize(self, entry: Entry) -> None:
         if entry.call_id in self.holds:
@@ -97,7 +143,9 @@ class _Replay:
         for name in entry.accounts:
             account = self.accounts[name]
             amount = amounts[_unit(name)]
-            used = account.held + account.captured + account.overrun
+            used = self._used(name, entry.at)
+            if self.newest[_budget(name)] != name or entry.at >= account.ends_at:
+                self._find(entry, f"{name} does not count any more and did authorize")
             if account.state != "open":
                 self._find(entry, f"{name} is {account.state} and did authorize")
             if amount and account.limit is not None and used + amount > account.limit:
@@ -118,14 +166,16 @@ class _Replay:
 
     def _capture_of_unknown(self, entry: Entry) -> _Hold:
         for name in entry.accounts:
-            # Accounts that the store had lost were made anew, with nothing to spend.
-            self.accounts.setdefault(name, _Account(0, 0, "overrun"))
+            if name not in self.accounts:
+                # Accounts that the store had lost were made anew, with nothing to spend.
+                self._begin(name, _Account(0, 0, "overrun"))
         hold = self.holds[entry.call_id] = _Hold(entry.accounts, [0, 0, 0], "captured")
         return hold
 
     def _stop_runs(self, hold: _Hold) -> None:
         runs = {name.rsplit("/", 2)[0] for name in hold.accounts if name.startswith("run:")}
-        for name, account in self.accounts.items():
+        for name in self.newest.values():
+            account = self.accounts[name]
             if account.state == "open" and name.rsplit("/", 2)[0] in runs:
                 account.state = "overrun"
 
@@ -143,7 +193,7 @@ class _Replay:
         if hold is None:
             self.holds[entry.call_id] = _Hold((), [0, 0, 0], "void")
             return
-        if hold.state not in {"open", "expired"}:
+        if hold.state != "open":
             self._find(entry, f"a call that is {hold.state} is voided")
         self._rebook(hold, "void", [0, 0, 0], [0, 0, 0])
 
@@ -163,8 +213,11 @@ class _Replay:
     def _limit(self, entry: Entry) -> None:
         limit: Any = entry.detail["limit"]
         state = str(entry.detail["state"])
+        ends_at = int(str(entry.detail.get("ends_at", _NEVER)))
         for name in entry.accounts:
-            account = self.accounts.setdefault(name, _Account(None, None, state))
+            if name not in self.accounts:
+                self._begin(name, _Account(None, None, state, ends_at=ends_at))
+            account = self.accounts[name]
             account.limit = limit
             account.ceiling = None if limit is None else max(limit, account.held + account.captured)
 
@@ -212,6 +265,17 @@ def _compare_holds(replayed: dict[str, _Hold], holds: Iterable[HoldRow]) -> list
             findings.append(Finding(hold.call_id, what, str(booked), str(replay.facts())))
     findings += [Finding(call_id, "the hold is missing", "", str(hold.facts())) for call_id, hold in unseen.items()]
     return findings
+
+
+def _budget(name: str) -> str:
+    scope_and_unit, _, period = name.rpartition("/")
+    return f"{scope_and_unit}/{period.partition(' ')[0]}"
+
+
+def _window(name: str) -> int:
+    """Give the length of the rolling window in an account's name, in microseconds; 0 when there is none."""
+    found = _ROLLING.fullmatch(name)
+    return 0 if found is None else int(found[1]) * _MICROSECONDS[found[2]]
 
 
 def _unit(name: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bursar.clock import Instant
-from bursar.ledger import rules
+from bursar.ledger import rolling, rules
 from bursar.ledger.account import (
     AccountState,
     Adjust,
@@ -13,6 +13,7 @@ from bursar.ledger.account import (
     Authorize,
     Changed,
     Expire,
+    Granted,
     OpenScope,
     Operation,
     SetLimit,
@@ -20,7 +21,21 @@ from bursar.ledger.account import (
     Settle,
     Void,
 )
-from bursar.ledger.books import AMOUNT_MAX, Balance, Books, HoldFacts, Line, Move, Plan, ScopeFacts, scopes_of
+from bursar.ledger.books import (
+    AMOUNT_MAX,
+    Balance,
+    Books,
+    Claim,
+    HoldFacts,
+    Line,
+    Move,
+    Plan,
+    ScopeFacts,
+    join,
+    newest,
+    scopes_of,
+)
+from bursar.ledger.periods import window_microseconds
 from bursar.money import BrokenInvariantError, ensure
 
 
@@ -43,9 +58,15 @@ class Changes:
     fenced: list[str] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     """Refused calls per run scope."""
+    past: list[Balance] = field(default_factory=list)
+    """Accounts that exist and that no authorize looks at any more."""
+    claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
+    """By account and call; to be written over what is there."""
+    unclaimed: set[str] = field(default_factory=set)
+    """Calls whose claims end."""
 
     def __bool__(self) -> bool:
-        return bool(self.lines or self.refused or self.fenced)
+        return bool(self.lines or self.refused or self.fenced or self.past or self.claims or self.unclaimed)
 
 
 @dataclass(slots=True)
@@ -54,6 +75,8 @@ class Needs:
 
     calls: list[str] = field(default_factory=list)
     scopes: set[str] = field(default_factory=set)
+    claims: bool = False
+    """Whether the claims on the accounts of the scopes are asked for."""
     workers: set[str] = field(default_factory=set)
     owners: bool = False
     """Whether the owners of the scopes are asked for."""
@@ -71,10 +94,15 @@ def needs(operations: list[Operation]) -> Needs:
                 need.calls.append(op.call_id)
                 need.scopes.update(op.scopes)
                 need.workers.add(op.worker)
+                need.claims = True
             case Settle():
                 need.calls.append(op.call_id)
                 need.scopes.update(op.scopes)
-            case Void() | Adjust():
+                need.workers.add(op.worker)
+            case Void():
+                need.calls.append(op.call_id)
+                need.workers.add(op.worker)
+            case Adjust():
                 need.calls.append(op.call_id)
             case OpenScope():
                 need.scopes.add(op.scope)
@@ -100,6 +128,7 @@ def decide(books: Books, operations: list[Operation], now: Instant) -> tuple[lis
     answers: list[Outcome] = []
     for operation in operations:
         try:
+            _turn(books, operation, changes, now)
             plan = rules.plan(books, operation, now)
             _check(plan)
         except (BrokenInvariantError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -111,6 +140,47 @@ def decide(books: Books, operations: list[Operation], now: Instant) -> tuple[lis
             answers.append(plan.answer)
         _apply(books, plan, changes, now)
     return answers, changes
+
+
+def _turn(books: Books, operation: Operation, changes: Changes, now: Instant) -> None:
+    """Bring the accounts that an operation looks at into the period of now; what settles stays in its own."""
+    match operation:
+        case Authorize():
+            scopes = operation.scopes
+        case SetLimit() | SetState():
+            scopes = (operation.scope,)
+        case _:
+            return
+    turn = rolling.turn(books, scopes, now)
+    if turn:
+        _apply_turn(books, turn, changes, now)
+
+
+def _apply_turn(books: Books, turn: rolling.Turn, changes: Changes, now: Instant) -> None:
+    for old, new in turn.next:
+        books.names[new.name] = new
+        path = books.scopes[old.scope]
+        path[path.index(old)] = new
+        if old.ends_at + window_microseconds(old.spec) > now:
+            join(old, new)
+            books.has_windows = True
+        changes.new_balances.append(new)
+    for gone in turn.gone:
+        head = newest(gone)
+        if head is not gone:
+            head.earlier_held -= gone.held
+            head.earlier_spent -= gone.captured + gone.overrun
+            _unlink(books, gone)
+        changes.past.append(gone)
+    changes.lines.extend(turn.lines)
+
+
+def _unlink(books: Books, gone: Balance) -> None:
+    """Take a slot out of its window; the ones that came before it point to the one after it."""
+    for balance in books.names.values():
+        if balance.head is gone:
+            balance.head = gone.head
+    gone.head = None
 
 
 def _check(plan: Plan) -> None:
@@ -147,8 +217,24 @@ def _apply(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
     changes.lines.extend(plan.lines)
     for run in plan.refused:
         changes.refused[run] = changes.refused.get(run, 0) + 1
+    if books.claims or plan.claims:
+        _apply_claims(books, plan, changes)
     if plan.states or plan.limits or plan.scopes or plan.quarantine or plan.clear or plan.fence:
         _apply_rare(books, plan, changes, now)
+
+
+def _apply_claims(books: Books, plan: Plan, changes: Changes) -> None:
+    for claim in plan.claims:
+        others = [other for other in books.claims.get(claim.account, ()) if other.call_id != claim.call_id]
+        books.claims[claim.account] = [*others, claim]
+        changes.claims[claim.account, claim.call_id] = claim
+    if isinstance(plan.answer, Granted):
+        call_id = plan.answer.call_id
+        for account, claims in books.claims.items():
+            if any(claim.call_id == call_id for claim in claims):
+                books.claims[account] = [claim for claim in claims if claim.call_id != call_id]
+                changes.claims.pop((account, call_id), None)
+                changes.unclaimed.add(call_id)
 
 
 def _move(moves: list[Move], changes: Changes) -> None:
@@ -157,6 +243,10 @@ def _move(moves: list[Move], changes: Changes) -> None:
         balance.held += held
         balance.captured += captured
         balance.overrun += overrun
+        if balance.head is not None:
+            head = newest(balance)
+            head.earlier_held += held
+            head.earlier_spent += captured + overrun
         if balance.key is not None:
             dirty[balance.name] = balance
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from bursar.clock import Instant
 from bursar.ledger.account import Account, AccountState, Amounts, Answer, HoldState, Unit
+from bursar.ledger.periods import FOREVER, spec_of
 
 AMOUNT_MAX = 2**63 - 1
 """Stores keep amounts in signed 64-bit integers; an account without a limit stops here."""
 
-LIFETIME = "lifetime"
 UNITS = (Unit.USD, Unit.CALLS, Unit.TOKENS)
 USD, CALLS, TOKENS = range(3)
 UNIT_INDEX = {"usd": USD, "calls": CALLS, "tokens": TOKENS}
@@ -30,7 +30,10 @@ HOLD_STATES = {state.value: state for state in HoldState}
 class Balance:
     """One account as a transaction sees it: loaded from its row, changed in memory, written back at the end."""
 
-    __slots__ = ("captured", "ceiling", "held", "key", "limit", "name", "overrun", "period", "scope", "state", "unit")
+    __slots__ = (
+        *("captured", "ceiling", "earlier_held", "earlier_spent", "ends_at", "head", "held", "key", "limit", "name"),
+        *("overrun", "period", "scope", "starts_at", "state", "unit"),
+    )
 
     def __init__(
         self,
@@ -44,6 +47,8 @@ class Balance:
         captured: int = 0,
         overrun: int = 0,
         state: str = "open",
+        starts_at: int = 0,
+        ends_at: int = FOREVER,
     ) -> None:
         self.key = key
         """The store's own key of the row; None until the row is written for the first time."""
@@ -56,7 +61,19 @@ class Balance:
         self.captured = captured
         self.overrun = overrun
         self.state = state
+        self.starts_at = starts_at
+        self.ends_at = ends_at
         self.name = f"{scope}/{unit}/{period}"
+        self.earlier_held = 0
+        self.earlier_spent = 0
+        """Of a rolling window: what the slots before this one still hold, and have captured or overrun."""
+        self.head: Balance | None = None
+        """The newest slot of the window that this one, an earlier slot, still counts in."""
+
+    @property
+    def spec(self) -> str:
+        """Give the period without the start of its slot."""
+        return spec_of(self.period)
 
     def account(self) -> Account:
         """Give the account as the rest of the house sees it."""
@@ -70,6 +87,8 @@ class Balance:
             captured=self.captured,
             overrun=self.overrun,
             state=AccountState(self.state),
+            starts_at=self.starts_at,
+            ends_at=self.ends_at,
         )
 
 
@@ -143,6 +162,18 @@ class ScopeFacts(NamedTuple):
     opened_at: int
 
 
+class Claim(NamedTuple):
+    """A call that waits first in a line of its gateway for an account; while it is fresh no younger call passes it."""
+
+    account: str
+    call_id: str
+    worker: str
+    since: int
+    """When it was first told to wait."""
+    at: int
+    """When it last asked."""
+
+
 Move = tuple[Balance, int, int, int]
 """A change of one balance, as differences: of held, of captured, of overrun."""
 
@@ -152,6 +183,7 @@ class Books:
     """All rows that a batch of operations may touch; the rules read it, only `batch.apply` changes it."""
 
     scopes: dict[str, list[Balance]] = field(default_factory=dict)
+    """By scope: its accounts, of each budget the slot that counts now."""
     names: dict[str, Balance] = field(default_factory=dict)
     holds: dict[str, HoldFacts] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
@@ -163,11 +195,44 @@ class Books:
     """Workers that were declared dead."""
     dead: set[str] = field(default_factory=set)
     """Workers whose liveness lock the store could take inside this transaction."""
+    claims: dict[str, list[Claim]] = field(default_factory=dict)
+    """By account: the calls that wait for it."""
+    has_windows: bool = False
+    """Whether a rolling window is in the books that has more than one slot."""
 
     def add(self, balance: Balance) -> None:
-        """Take a balance into the books."""
-        self.scopes.setdefault(balance.scope, []).append(balance)
+        """Take a balance that counts into the books; slots of a window in any order."""
         self.names[balance.name] = balance
+        path = self.scopes.setdefault(balance.scope, [])
+        if balance.starts_at:
+            spec = balance.spec
+            for place, other in enumerate(path):
+                if other.unit == balance.unit and other.spec == spec:
+                    path[place] = join(other, balance)
+                    self.has_windows = True
+                    return
+        path.append(balance)
+
+    def add_past(self, balance: Balance) -> None:
+        """Take a balance into the books that no authorize looks at any more, but that a hold was taken from."""
+        self.names[balance.name] = balance
+
+
+def newest(balance: Balance) -> Balance:
+    """Give the newest slot of the window that a slot counts in; every other account is its own newest."""
+    while balance.head is not None:
+        balance = balance.head
+    return balance
+
+
+def join(one: Balance, other: Balance) -> Balance:
+    """Put two slots of one window together: the newer counts what is in the older; give the newer."""
+    older, newer = (one, other) if one.starts_at < other.starts_at else (other, one)
+    newer.earlier_held += older.held + older.earlier_held
+    newer.earlier_spent += older.captured + older.overrun + older.earlier_spent
+    older.earlier_held = older.earlier_spent = 0
+    older.head = newer
+    return newer
 
 
 @dataclass(slots=True)
@@ -189,6 +254,8 @@ class Plan:
     fence: str = ""
     refused: tuple[str, ...] = ()
     """Scopes that count a refused call."""
+    claims: tuple[Claim, ...] = ()
+    """To be left or renewed."""
 
 
 @lru_cache(maxsize=4096)

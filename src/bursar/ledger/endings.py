@@ -19,7 +19,6 @@ from bursar.ledger.account import (
 from bursar.ledger.books import (
     AMOUNT_MAX,
     HOLD_STATES,
-    LIFETIME,
     NO_AMOUNTS,
     NOTHING,
     RUN_PREFIX,
@@ -38,11 +37,16 @@ from bursar.ledger.books import (
     quoted,
     unpack,
 )
+from bursar.ledger.periods import LIFETIME
 from bursar.money import ensure
+
+_FENCED = "this worker was declared dead; it has to go on under a new identity"
 
 
 def settle(books: Books, op: Settle, now: Instant) -> Plan:
     """Turn a hold into spend; never refused for lack of funds, and never dropped, whatever became of the hold."""
+    if op.worker in books.fenced:
+        return Plan(Conflict(op.call_id, _FENCED, fenced=True))
     actual = None if op.actual is None else _triple(op.actual)
     hold = books.holds.get(op.call_id)
     if hold is None:
@@ -153,6 +157,8 @@ def _stop_runs(books: Books, scopes: set[str]) -> tuple[tuple[Balance, AccountSt
 
 def void(books: Books, op: Void, now: Instant) -> Plan:
     """End a hold without spend, by its own worker only; an unknown call leaves a tombstone."""
+    if op.worker in books.fenced:
+        return Plan(Conflict(op.call_id, _FENCED, fenced=True))
     hold = books.holds.get(op.call_id)
     if hold is None:
         # A delayed authorize with this id must not be granted after its caller has given up.
@@ -165,14 +171,13 @@ def void(books: Books, op: Void, now: Instant) -> Plan:
         return Plan(Conflict(op.call_id, f"the hold belongs to worker {hold.worker}"))
     if hold.state == "void":
         return Plan(_settled(hold, repeated=True))
-    if hold.state == "captured":
-        return Plan(Conflict(op.call_id, "already captured"))
+    if hold.state != "open":
+        return Plan(Conflict(op.call_id, f"already {hold.state}"))
     ended = hold.ended(HoldState.VOID, NOTHING, NOTHING, now, "", op.proof)
-    captured = hold.captured
-    freed = hold.held if hold.state == "open" else NOTHING
+    freed = hold.held
     return Plan(
         _settled(ended),
-        moves=[(b, -freed[b.unit], -captured[b.unit], 0) for b in balances_of(books, hold)],
+        moves=[(b, -freed[b.unit], 0, 0) for b in balances_of(books, hold)],
         holds=(ended,),
         lines=(_line(now, "void", op, hold.held, hold.accounts, encode({"proof": op.proof})),),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Final
 
 from bursar.call import Usage
@@ -23,7 +24,7 @@ from bursar.ledger.account import (
     Settled,
     Void,
 )
-from bursar.ledger.books import encode
+from bursar.ledger.books import NO_AMOUNTS, encode
 from bursar.ledger.store import LedgerUnavailableError, NotWrittenError, Store
 from bursar.ledger.waiting import Queues
 from bursar.money import ZERO, BrokenInvariantError, Money, ensure
@@ -34,8 +35,11 @@ _LOG = logging.getLogger("bursar.ledger")
 
 REPLAYS_MAX = 2
 """How often an authorize whose reply was lost is asked again before the caller gets an error."""
+RENEWALS_MAX = 3
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 2.0
+FRESH_SECONDS = 2.0
+"""How long after its grant a hold may be dispatched unseen; a process that was stopped meanwhile asks again."""
 
 
 class OpenHold:
@@ -44,21 +48,35 @@ class OpenHold:
     Left without `capture` or `void` it is captured whole if it was dispatched and voided if it was not.
     """
 
-    __slots__ = ("_end", "_ledger", "_scopes", "_task", "cost", "dispatched", "granted", "quote", "settled", "worker")
+    __slots__ = (
+        *("_end", "_fresh_until", "_ledger", "_op", "_scopes", "_task", "cost", "dispatched", "granted", "quote"),
+        *("settled", "worker"),
+    )
 
-    def __init__(self, quote: Quote, granted: Granted, scopes: tuple[str, ...], ledger: Ledger, seal: object) -> None:
+    def __init__(self, quote: Quote, granted: Granted, op: Authorize, ledger: Ledger, seal: object) -> None:
         ensure(seal is _SEAL, "an OpenHold is made by Ledger.authorize only")
         self.quote: Final = quote
         self.granted: Final = granted
-        self.worker: Final = ledger.worker
+        self.worker: Final = op.worker
         self.dispatched: bool = False
         self.settled: Settled | None = None
         self.cost: Money | None = None
         """What the call did cost, once that is known; None while it is not, and for ever when it is presumed."""
-        self._scopes = scopes
+        self._op: Final = op
+        self._scopes: Final = op.scopes
         self._ledger = ledger
+        self._fresh_until = asyncio.get_running_loop().time() + FRESH_SECONDS
         self._end: Settle | Void | None = None
         self._task: asyncio.Task[Answer] | None = None
+
+    async def confirm(self) -> None:
+        """Make sure, right before the dispatch, that the hold is still open; raises LedgerUnavailableError.
+
+        A process that stood still (SIGSTOP, a suspended machine) may have been declared dead while it slept, and what
+        it held was captured: it must not send then. The clock of the event loop goes on while a process is stopped.
+        """
+        if asyncio.get_running_loop().time() > self._fresh_until:
+            await self._ledger.confirm(self._op)
 
     def dispatch(self) -> None:
         """Mark the one dispatch that this hold pays for; a second one raises BrokenInvariantError."""
@@ -125,6 +143,14 @@ class OpenHold:
         return Void(self.granted.call_id, self.worker, "never dispatched")
 
 
+class _FencedError(Exception):
+    """The worker was declared dead while it slept."""
+
+    def __init__(self, worker: str) -> None:
+        super().__init__(f"worker {worker} was declared dead")
+        self.worker = worker
+
+
 class Ledger:
     """Authorizes quotes on a store, lets calls wait their turn, and owns every settlement until it is written."""
 
@@ -155,6 +181,15 @@ class Ledger:
 
         Raises LedgerUnavailableError. When the caller is cancelled while it waits, nothing stays taken.
         """
+        for _ in range(RENEWALS_MAX):
+            try:
+                return await self._authorize(quote, call_id, scopes)
+            except _FencedError as fenced:
+                # Nothing was taken: whoever was declared dead asks again as somebody new.
+                await self._store.renew(fenced.worker)
+        raise LedgerUnavailableError("this process is declared dead again and again; are its locks on a local disk?")
+
+    async def _authorize(self, quote: Quote, call_id: str, scopes: tuple[str, ...]) -> OpenHold | Denied:
         waits = self._wait_seconds_max > 0
         op = Authorize(call_id, self.worker, scopes, ask_of(quote), quote.call.model, quote.call.upstream, not waits)
         ahead = self._queues.ahead_of(op) if waits else None
@@ -163,7 +198,14 @@ class Ledger:
             answer = await self._queues.wait_turn(op, answer, self._ask, self._wait_seconds_max)
         if isinstance(answer, Denied):
             return answer
-        return OpenHold(quote, answer, scopes, self, _SEAL)
+        return OpenHold(quote, answer, op, self, _SEAL)
+
+    async def confirm(self, op: Authorize) -> None:
+        """Ask again for a hold that was granted a while ago; raises LedgerUnavailableError when it is not open."""
+        try:
+            await self._ask(op)
+        except _FencedError as error:
+            raise LedgerUnavailableError(str(error)) from error
 
     async def drain(self) -> None:
         """Wait until every settlement that this ledger owns is written."""
@@ -185,6 +227,8 @@ class Ledger:
                 return answer
             case Granted():
                 raise LedgerUnavailableError(f"the hold of call {op.call_id} has already ended: {answer.state}")
+            case Conflict(fenced=True):
+                raise _FencedError(op.worker)
             case Conflict():
                 raise LedgerUnavailableError(f"call {op.call_id} cannot be authorized: {answer.why}")
             case _:
@@ -227,20 +271,34 @@ class Ledger:
 
     async def write(self, end: Settle | Void, scopes: tuple[str, ...]) -> Answer:
         """Have the end of a hold written, again and again until it is; then let waiting calls try."""
-        answer = await self._submit_until_written(end)
+        answer = await self._submit_until_written(end, scopes)
         if isinstance(answer, Conflict):
             _LOG.error("call %s is in conflict: %s", answer.call_id, answer.why)
         self._queues.wake(scopes)
         return answer
 
-    async def _submit_until_written(self, end: Settle | Void) -> Answer:
+    async def _submit_until_written(self, end: Settle | Void, scopes: tuple[str, ...]) -> Answer:
         delay = BACKOFF_SECONDS_MIN
         while True:
             try:
-                return await self._store.submit(end)
+                answer = await self._store.submit(end)
+                if not isinstance(answer, Conflict) or not answer.fenced:
+                    return answer
+                await self._store.renew(end.worker)
+                end = _said_anew(end, self.worker, scopes)
             except LedgerUnavailableError:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACKOFF_SECONDS_MAX)
+
+
+def _said_anew(end: Settle | Void, worker: str, scopes: tuple[str, ...]) -> Settle:
+    """Give the end of a hold as the new identity says it: the reaper has captured the hold whole meanwhile.
+
+    Only the owner of a hold may void it; that nothing was sent is said by a settlement of nothing.
+    """
+    if isinstance(end, Settle):
+        return replace(end, worker=worker)
+    return Settle(end.call_id, worker, NO_AMOUNTS, Basis.METERED, scopes, NO_AMOUNTS, end.proof)
 
 
 def ask_of(quote: Quote) -> Ask:

@@ -29,12 +29,12 @@ from bursar.ledger.account import (
     Settle,
     Taken,
     TooManyRuns,
+    Unit,
     Void,
 )
 from bursar.ledger.books import (
     AMOUNT_MAX,
     CALLS,
-    LIFETIME,
     NOTHING,
     RUN_PREFIX,
     TOKENS,
@@ -42,6 +42,7 @@ from bursar.ledger.books import (
     USD,
     Balance,
     Books,
+    Claim,
     HoldFacts,
     Line,
     Plan,
@@ -53,9 +54,14 @@ from bursar.ledger.books import (
     scopes_of,
 )
 from bursar.ledger.endings import adjust, balances_of, expire, settle, void
+from bursar.ledger.periods import LIFETIME, is_spec, named, slot_of
+from bursar.ledger.rolling import resets_at
 from bursar.money import ensure
 
 HOUR = 3600 * SECOND
+CLAIM_FRESH = 2 * SECOND
+"""A claim that was not renewed for so long belongs to a call that is gone."""
+CLAIM_RENEWED_AFTER = SECOND // 2
 NONE_FITS = -1
 """Fewer than zero output tokens: the call does not fit even with no output."""
 
@@ -92,16 +98,44 @@ def authorize(books: Books, op: Authorize, now: Instant) -> Plan:
     if known is not None:
         return _authorize_again(books, op, known)
     if op.worker in books.fenced:
-        return Plan(Conflict(op.call_id, "this worker was declared dead and its holds were captured"))
+        why = "this worker was declared dead and its holds were captured"
+        return Plan(Conflict(op.call_id, why, fenced=True))
     if op.model in books.quarantined:
         return _refuse(op, Denied(Reason.QUARANTINED, scope=f"model:{op.model}"))
     path = _path(books, op.scopes)
     if isinstance(path, Denied):
         return _refuse(op, path)
     output_tokens = _affordable_output(path, op)
+    if not isinstance(output_tokens, Denied) and books.claims and not op.is_last_try:
+        output_tokens = _ahead(books, path, op, now) or output_tokens
     if isinstance(output_tokens, Denied):
-        return _refuse(op, output_tokens)
+        denied = output_tokens
+        if denied.account:
+            denied = replace(denied, resets_at=resets_at(books, books.names[denied.account]))
+        return replace(_refuse(op, denied), claims=_claim(books, op, denied, now))
     return _grant(path, op, output_tokens, now)
+
+
+def _ahead(books: Books, path: list[Balance], op: Authorize, now: Instant) -> Denied | None:
+    """Give the account on which an older call waits elsewhere: what comes free there is that call's."""
+    asked = op.ask.amounts(op.ask.tokens_wanted)
+    for balance in path:
+        claims = books.claims.get(balance.name)
+        if claims and (amount := asked.of(UNITS[balance.unit])):
+            mine = min(((c.since, c.call_id) for c in claims if c.call_id == op.call_id), default=(now, op.call_id))
+            if any((c.since, c.call_id) < mine and c.at > now - CLAIM_FRESH for c in claims):
+                return _denied(balance, Reason.HELD, asked=amount)
+    return None
+
+
+def _claim(books: Books, op: Authorize, denied: Denied, now: Instant) -> tuple[Claim, ...]:
+    """Give the claim that the first of a line leaves where it is told to wait; a young one is not renewed."""
+    if denied.reason is not Reason.HELD or op.is_last_try or not op.is_in_line:
+        return ()
+    mine = [claim for claim in books.claims.get(denied.account, ()) if claim.call_id == op.call_id]
+    if mine and mine[0].at > now - CLAIM_RENEWED_AFTER:
+        return ()
+    return (Claim(denied.account, op.call_id, op.worker, mine[0].since if mine else now, now),)
 
 
 def _path(books: Books, scopes: tuple[str, ...]) -> list[Balance] | Denied:
@@ -130,8 +164,9 @@ def _affordable_output(path: list[Balance], op: Authorize) -> int | Denied:
     for balance in path:
         limit = AMOUNT_MAX if balance.limit is None else balance.limit
         amount = need[balance.unit]
+        used = balance.captured + balance.held + balance.overrun + balance.earlier_held + balance.earlier_spent
         # What costs nothing is never blocked by money, also where the limit is below what is spent.
-        if amount and balance.captured + balance.held + balance.overrun + amount > limit:
+        if amount and used + amount > limit:
             return _part(path, op)
     return ask.tokens_wanted
 
@@ -140,7 +175,7 @@ def _part(path: list[Balance], op: Authorize) -> int | Denied:
     """Not all that is wanted fits now: give a part, or the account that is spent, or the one that others hold."""
     ask = op.ask
     best_t, spent = _fits(path, ask, [0] * len(path))
-    now_t, full = _fits(path, ask, [balance.held for balance in path])
+    now_t, full = _fits(path, ask, [balance.held + balance.earlier_held for balance in path])
     floor = min(ask.tokens_floor, ask.tokens_wanted)
     if best_t < floor:
         return _denied(spent, Reason.EXHAUSTED, asked=_least(ask, floor, spent))
@@ -161,7 +196,7 @@ def _fits(path: list[Balance], ask: Ask, held: list[int]) -> tuple[int, Balance]
     fewest, tightest = ask.tokens_wanted, path[0]
     for balance, kept in zip(path, held, strict=True):
         limit = AMOUNT_MAX if balance.limit is None else balance.limit
-        room = limit - balance.captured - balance.overrun - kept
+        room = limit - balance.captured - balance.overrun - balance.earlier_spent - kept
         tokens = _tokens_within(room, *terms[balance.unit], ask.tokens_wanted)
         if tokens < fewest:
             fewest, tightest = tokens, balance
@@ -219,7 +254,8 @@ def _left(path: list[Balance], take: Triple) -> Position:
         limit = balance.limit
         if limit is not None:
             unit = balance.unit
-            rest = limit - balance.captured - balance.held - balance.overrun - take[unit]
+            earlier = balance.earlier_held + balance.earlier_spent
+            rest = limit - balance.captured - balance.held - balance.overrun - earlier - take[unit]
             if unit not in left or rest < left[unit]:
                 left[unit] = rest if rest > 0 else 0
     return Position(left.get(USD), left.get(CALLS), left.get(TOKENS))
@@ -256,8 +292,8 @@ def _denied(balance: Balance, reason: Reason, asked: int) -> Denied:
         unit=UNITS[balance.unit],
         limit=AMOUNT_MAX if balance.limit is None else balance.limit,
         # An overrun is spent money too: leave it out and the refusal would not add up.
-        captured=balance.captured + balance.overrun,
-        held=balance.held,
+        captured=balance.captured + balance.overrun + balance.earlier_spent,
+        held=balance.held + balance.earlier_held,
         asked=asked,
     )
 
@@ -279,12 +315,17 @@ def open_scope(books: Books, op: OpenScope, now: Instant) -> Plan:
         if len(opened) >= op.runs_per_hour_max:
             first = opened[-op.runs_per_hour_max] if op.runs_per_hour_max else now
             return Plan(TooManyRuns(op.owner, op.runs_per_hour_max, Instant(first + HOUR)))
-    new = tuple(
-        Balance(None, op.scope, unit.value, LIFETIME, limit, limit)
-        for unit, limit in zip(UNITS, limits, strict=True)
-        if unit is not UNITS[TOKENS] or limit is not None
-    )
-    detail = {"scope": op.scope, "owner": op.owner, "label": op.label, "limits": [b.limit for b in new]}
+    budgets = [(u, x, LIFETIME) for u, x in zip(UNITS, limits, strict=True) if u is not UNITS[TOKENS] or x is not None]
+    budgets += [(budget.unit, budget.limit, budget.period) for budget in op.budgets]
+    ensure(len({(unit, spec) for unit, _, spec in budgets}) == len(budgets), "I0: one budget per unit and period", op)
+    new = tuple(_fresh(op.scope, unit, limit, spec, now) for unit, limit, spec in budgets)
+    detail = {
+        "scope": op.scope,
+        "owner": op.owner,
+        "label": op.label,
+        "limits": [b.limit for b in new],
+        "ends_at": [b.ends_at for b in new],
+    }
     accounts = pack(tuple(balance.name for balance in new))
     return Plan(
         Opened(_accounts(new), created=True),
@@ -294,6 +335,14 @@ def open_scope(books: Books, op: OpenScope, now: Instant) -> Plan:
     )
 
 
+def _fresh(scope: str, unit: Unit, limit: int | None, spec: str, now: Instant, state: str = "open") -> Balance:
+    """Give a new account in the slot of its period that is now."""
+    ensure(limit is None or 0 <= limit <= AMOUNT_MAX, "I0: a limit is zero or more", scope, limit)
+    ensure(is_spec(spec), "I0: a period is one that the calendar knows", scope, spec)
+    slot = slot_of(spec, now)
+    return Balance(None, scope, unit.value, named(spec, slot.starts_at), limit, limit, 0, 0, 0, state, *slot)
+
+
 def set_limit(books: Books, op: SetLimit, now: Instant) -> Plan:
     """Set a limit, also below what is spent: nothing more is then authorized, and what is held may still settle."""
     ensure(op.limit is None or 0 <= op.limit <= AMOUNT_MAX, "I0: a limit is zero or more", op)
@@ -301,14 +350,14 @@ def set_limit(books: Books, op: SetLimit, now: Instant) -> Plan:
     if balances is None:
         return Plan(Conflict("", f"there is no account of {op.scope}"))
     unit = UNITS.index(op.unit)
-    balance = next((balance for balance in balances if balance.unit == unit), None)
+    balance = next((b for b in balances if b.unit == unit and b.spec == op.period), None)
     new: tuple[Balance, ...] = ()
     if balance is None:
-        # Tokens are counted from the moment when somebody limits them.
-        balance = Balance(None, op.scope, op.unit.value, LIFETIME, None, None, state=balances[0].state)
+        # Tokens, and what a period has a limit for, are counted from the moment when somebody limits them.
+        balance = _fresh(op.scope, op.unit, None, op.period, now, balances[0].state)
         new = (balance,)
     ceiling = None if op.limit is None else max(op.limit, balance.held + balance.captured)
-    detail = encode({"limit": op.limit, "state": balance.state})
+    detail = encode({"limit": op.limit, "state": balance.state, "ends_at": balance.ends_at})
     after = tuple(
         replace(b.account(), limit=op.limit, ceiling=ceiling) if b is balance else b.account()
         for b in (*balances, *new)

@@ -136,6 +136,13 @@ class Store(Protocol):
         """Drain what was submitted, then release the liveness lock."""
         ...
 
+    async def renew(self, fenced: str) -> None:
+        """Go on under a fresh identity after `fenced`, the one of this process, was declared dead.
+
+        Does nothing when that is not the identity any more; raises LedgerUnavailableError.
+        """
+        ...
+
     async def dead_workers(self) -> tuple[str, ...]:
         """Give the workers that have open holds and whose liveness lock nobody has."""
         ...

@@ -60,11 +60,12 @@ class Queues:
             return denied
         self._tickets += 1
         waiter = _Waiter(op, self._tickets)
+        in_line = replace(op, is_in_line=True)
         deadline = asyncio.get_running_loop().time() + seconds_max
         self.count += 1
         try:
             while await self._is_called(waiter, denied, deadline):
-                answer = await ask(op)
+                answer = await ask(in_line)
                 if isinstance(answer, Granted) or answer.reason is not Reason.HELD:
                     return answer
                 if answer.account != denied.account:

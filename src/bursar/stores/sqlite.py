@@ -70,11 +70,7 @@ class SqliteStore:
     async def start(self) -> None:
         """Open the database, run the migrations, take the liveness lock; raises LedgerLostError, SchemaError."""
         self._loop = asyncio.get_running_loop()
-        self._files.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # A fresh name each time: the holds of an earlier life are not this one's to settle unseen.
-        self.worker = f"{os.getpid()}-{secrets.token_hex(8)}"
-        self._life = FileLock(self._files.worker(self.worker))
-        self._life.take()
+        self.worker, self._life = self._new_life()
         writer = Writer(self._files, self._clock, self._deliver, self._batch_max, self._busy_seconds)
         try:
             await asyncio.to_thread(writer.open_first, self.worker)
@@ -99,6 +95,28 @@ class SqliteStore:
         await asyncio.to_thread(self._reader.close)
         self._drop_key_reader()
         self._end_life()
+
+    async def renew(self, fenced: str) -> None:
+        """Take a fresh identity after `fenced` was declared dead; raises LedgerUnavailableError."""
+        if fenced != self.worker:
+            return
+        worker, life = self._new_life()
+        try:
+            await self._work(lambda connection: connection.execute(SQL["write_worker"], (worker, self._clock.now())))
+        except BaseException:
+            life.path.unlink(missing_ok=True)
+            life.release()
+            raise
+        self._end_life()
+        self.worker, self._life = worker, life
+
+    def _new_life(self) -> tuple[str, FileLock]:
+        # A fresh name each time: the holds of an earlier life are not this one's to settle unseen.
+        worker = f"{os.getpid()}-{secrets.token_hex(8)}"
+        life = FileLock(self._files.worker(worker))
+        self._files.workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        life.take()
+        return worker, life
 
     def _end_life(self) -> None:
         if self._life is not None:
@@ -338,5 +356,6 @@ def _page_after(after_seq: int) -> Callable[[sqlite3.Connection], list[Entry]]:
 def _audit(connection: sqlite3.Connection) -> tuple[Finding, ...]:
     entries = map(entry_row, connection.execute(SQL["read_entries"], (0, -1)))
     holds = map(hold_row, connection.execute(SQL["read_holds"], (-1,)))
+    accounts = tuple(Balance(*row).account() for row in connection.execute(SQL["read_all_accounts"]))
     quarantined = frozenset(row[0] for row in connection.execute(SQL["books_quarantine"]))
-    return audit(entries, _accounts(connection, None), holds, quarantined)
+    return audit(entries, accounts, holds, quarantined)

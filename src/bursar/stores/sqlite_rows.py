@@ -7,15 +7,16 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from bursar.clock import Instant
+from bursar.clock import SECOND, Instant
 from bursar.ledger.account import HoldState
 from bursar.ledger.batch import Changes, Needs
-from bursar.ledger.books import UNITS, Balance, Books, HoldFacts, amounts, encode, scopes_of, unpack
+from bursar.ledger.books import UNITS, Balance, Books, Claim, HoldFacts, amounts, encode, scopes_of, unpack
 from bursar.ledger.rules import HOUR
 from bursar.ledger.store import Entry, HoldRow, KeyRow, QuarantineRow
 from bursar.stores.queries import for_rows, queries
 
 SQL = queries("sqlite")
+CLAIMS_KEPT = 60 * SECOND
 ROWS_MAX = 64
 """Most rows in one statement."""
 
@@ -24,18 +25,17 @@ def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
     """Give the books that hold every row the operations may touch."""
     execute = connection.execute
     books = Books()
+    _load_holds(connection, need, books)
     scopes = need.scopes
-    holds: Iterable[tuple[object, ...]] = ()
-    if need.calls:
-        holds = execute(SQL["books_holds"], (encode(need.calls),)).fetchall()
-    if need.expires:
-        holds = chain(holds, execute(SQL["books_orphans"], (encode(sorted(need.expires)),)))
-    for row in holds:
-        hold = HoldFacts._make(row)
-        books.holds[hold.call_id] = hold
-        scopes.update(scopes_of(hold.accounts))
     for row in execute(SQL["books_accounts"], (encode(list(scopes)),)):
         books.add(Balance(*row))
+    past = missing(books)
+    if past:
+        for row in execute(SQL["books_accounts_past"], (encode(past),)):
+            books.add_past(Balance(*row))
+    if need.claims:
+        for row in execute(SQL["books_claims"]):
+            books.claims.setdefault(row[0], []).append(Claim._make(row))
     books.quarantined.update(row[0] for row in execute(SQL["books_quarantine"]))
     if need.workers:
         books.fenced.update(row[0] for row in execute(SQL["books_fenced"], (encode(list(need.workers)),)))
@@ -45,6 +45,25 @@ def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
         rows = execute(SQL["books_openings"], (owner, now - HOUR, most)).fetchall()
         books.openings[owner] = [Instant(row[0]) for row in reversed(rows)]
     return books
+
+
+def _load_holds(connection: sqlite3.Connection, need: Needs, books: Books) -> None:
+    """Load the holds of the operations, and say that the scopes they were taken from are needed too."""
+    holds: Iterable[tuple[object, ...]] = ()
+    if need.calls:
+        holds = connection.execute(SQL["books_holds"], (encode(need.calls),)).fetchall()
+    if need.expires:
+        holds = chain(holds, connection.execute(SQL["books_orphans"], (encode(sorted(need.expires)),)))
+    for row in holds:
+        hold = HoldFacts._make(row)
+        books.holds[hold.call_id] = hold
+        need.scopes.update(scopes_of(hold.accounts))
+
+
+def missing(books: Books) -> list[list[str]]:
+    """Give scope, unit and period of every account that a loaded hold was taken from and that no longer counts."""
+    names = {name for hold in books.holds.values() for name in unpack(hold.accounts)}
+    return [name.rsplit("/", 2) for name in sorted(names - books.names.keys())]
 
 
 def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int:
@@ -70,6 +89,14 @@ def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int
 
 
 def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) -> None:
+    if changes.past:
+        # A slot may have been written for the first time in this very batch; the store has no key of it then.
+        connection.executemany(SQL["write_past_accounts"], [(balance.key,) for balance in changes.past])
+    if changes.claims:
+        connection.execute(SQL["write_stale_claims"], (now - CLAIMS_KEPT,))
+        connection.executemany(SQL["write_claims"], list(changes.claims.values()))
+    if changes.unclaimed:
+        connection.executemany(SQL["write_unclaimed"], [(call_id,) for call_id in changes.unclaimed])
     if changes.cleared:
         connection.executemany(SQL["write_cleared"], [(model,) for model in changes.cleared])
     if changes.quarantined:
@@ -98,7 +125,10 @@ def _in_steps(connection: sqlite3.Connection, name: str, rows: Sequence[tuple[ob
 
 def _new_account(b: Balance) -> tuple[object, ...]:
     unit = UNITS[b.unit].value
-    return (b.scope, unit, b.period, b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state)
+    return (
+        *(b.scope, unit, b.period, b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state),
+        *(b.starts_at, b.ends_at),
+    )
 
 
 def hold_row(row: Sequence[object]) -> HoldRow:

@@ -72,17 +72,18 @@ class Upstream:
             pool.close()
 
     async def send(self, hold: OpenHold) -> Reply:
-        """Send what was quoted and held, once; raises NotSentError or UnansweredError."""
+        """Send what was quoted and held, once; raises NotSentError, UnansweredError or LedgerUnavailableError."""
         call = hold.quote.call
         endpoint, pool = self._endpoints[call.upstream], self._pools[call.upstream]
         body = self._dialects[call.dialect].render(call, hold.granted.output_tokens, endpoint.quirks)
         request = _head(call.head.target, call.head.headers, len(body), endpoint, pool.origin) + body
-        hold.dispatch()
         try:
             connection = await pool.take()
         except ConnectError as error:
             raise NotSentError(f"the upstream {endpoint.name} is not reached: {error}") from error
         try:
+            await hold.confirm()
+            hold.dispatch()
             await connection.exchange(request)
         except BrokenError as error:
             raise UnansweredError(f"the upstream {endpoint.name} gave no answer: {error}") from error

@@ -13,8 +13,17 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
 FROM holds WHERE state = 'open' AND worker IN (SELECT value FROM json_each(?1));
 
 -- name: books_accounts
-SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state
-FROM accounts WHERE scope IN (SELECT value FROM json_each(?1)) ORDER BY scope, id;
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
+FROM accounts WHERE counts = 1 AND scope IN (SELECT value FROM json_each(?1)) ORDER BY scope, id;
+
+-- name: books_accounts_past
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
+FROM accounts WHERE (scope, unit, period) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]') FROM json_each(?1)
+);
+
+-- name: books_claims
+SELECT account, call_id, worker, since, at FROM claims;
 
 -- name: books_scopes
 SELECT scope, owner FROM scopes WHERE scope IN (SELECT value FROM json_each(?1));
@@ -33,8 +42,8 @@ SELECT worker FROM workers WHERE fenced_at IS NOT NULL AND worker IN (SELECT val
 INSERT INTO scopes (scope, owner, label, opened_at) VALUES (?, ?, ?, ?) /*rows*/;
 
 -- name: write_new_accounts
-INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
+INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
 
 -- name: write_accounts
 WITH new (id, held, captured, overrun) AS (VALUES (?, ?, ?, ?) /*rows*/)
@@ -43,6 +52,19 @@ FROM new WHERE accounts.id = new.id;
 
 -- name: write_account_terms
 UPDATE accounts SET cap = ?1, ceiling = ?2, state = ?3 WHERE id = ?4;
+
+-- name: write_past_accounts
+UPDATE accounts SET counts = 0 WHERE id = ?1;
+
+-- name: write_claims
+INSERT INTO claims (account, call_id, worker, since, at) VALUES (?1, ?2, ?3, ?4, ?5)
+ON CONFLICT (account, call_id) DO UPDATE SET at = excluded.at;
+
+-- name: write_unclaimed
+DELETE FROM claims WHERE call_id = ?1;
+
+-- name: write_stale_claims
+DELETE FROM claims WHERE at < ?1;
 
 -- name: write_new_holds
 INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
@@ -100,11 +122,16 @@ SELECT value FROM meta WHERE name = ?1;
 SELECT coalesce(max(seq), 0) FROM entries;
 
 -- name: read_accounts
-SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state FROM accounts ORDER BY scope, id;
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
+FROM accounts WHERE counts = 1 ORDER BY scope, id;
+
+-- name: read_all_accounts
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
+FROM accounts ORDER BY scope, id;
 
 -- name: read_accounts_of
-SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state
-FROM accounts WHERE scope = ?1 ORDER BY id;
+SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
+FROM accounts WHERE scope = ?1 AND counts = 1 ORDER BY id;
 
 -- name: read_runs
 SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope GLOB 'run:*'

@@ -1,0 +1,87 @@
+-- Periods that roll, turns across gateways, and the base that old entries are folded into.
+
+ALTER TABLE accounts ADD COLUMN starts_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN ends_at INTEGER NOT NULL DEFAULT 9223372036854775807 CHECK (ends_at > starts_at);
+-- 1 while an authorize looks at the row: the slot of now, or an earlier slot that is still in its rolling window.
+ALTER TABLE accounts ADD COLUMN counts INTEGER NOT NULL DEFAULT 1 CHECK (counts IN (0, 1));
+
+CREATE INDEX accounts_that_count ON accounts (scope) WHERE counts = 1;
+
+CREATE TABLE claims (
+    account TEXT NOT NULL,
+    call_id TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (account, call_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX claims_by_call ON claims (call_id);
+
+-- What the entries up to meta.base_seq came to, and which holds of that time are still in the books.
+CREATE TABLE base_accounts (
+    account TEXT NOT NULL PRIMARY KEY,
+    cap INTEGER,
+    ceiling INTEGER,
+    state TEXT NOT NULL,
+    held INTEGER NOT NULL,
+    captured INTEGER NOT NULL,
+    overrun INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE base_holds (
+    call_id TEXT NOT NULL PRIMARY KEY,
+    facts TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE base_quarantine (
+    model TEXT NOT NULL PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- A table of entries that knows `roll`; a CHECK cannot be changed in place.
+DROP TRIGGER entries_never_change;
+DROP TRIGGER entries_never_vanish;
+DROP TRIGGER holds_never_vanish;
+ALTER TABLE entries RENAME TO entries_before;
+
+CREATE TABLE entries (
+    seq INTEGER NOT NULL PRIMARY KEY,
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL CHECK (
+        kind IN (
+            'open', 'authorize', 'capture', 'void', 'expire', 'adjust', 'limit', 'state', 'roll', 'quarantine', 'clear'
+        )
+    ),
+    call_id TEXT NOT NULL,
+    worker TEXT NOT NULL,
+    usd INTEGER NOT NULL,
+    calls INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    accounts TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+
+INSERT INTO entries (seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail)
+SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail FROM entries_before ORDER BY seq;
+
+DROP TABLE entries_before;
+
+CREATE TRIGGER entries_never_change BEFORE UPDATE ON entries
+BEGIN
+    SELECT RAISE(ABORT, 'an entry is never changed');
+END;
+
+CREATE TRIGGER entries_never_vanish BEFORE DELETE ON entries
+WHEN old.seq > (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE name = 'base_seq')
+BEGIN
+    SELECT RAISE(ABORT, 'an entry is never deleted before it is folded into the base');
+END;
+
+CREATE TRIGGER holds_never_vanish BEFORE DELETE ON holds
+WHEN old.state = 'open' OR old.settled_at >= (
+    SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE name = 'base_at'
+)
+BEGIN
+    SELECT RAISE(ABORT, 'a hold is never deleted before its entries are folded into the base');
+END;
