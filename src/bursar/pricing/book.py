@@ -1,6 +1,7 @@
 """The price book: which card a model has at an instant, or why it has none.
 
-The operator's own prices come first, then the bundled data of genai-prices: never the network, never a guess.
+The operator's own prices come first, then the data of genai-prices, bundled or kept by `bursar prices update`: never
+the network, never a guess.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bursar.clock import Instant
 from bursar.pricing.limits import Limits, load_limits
+from bursar.pricing.newer import made_on, unpack
 from bursar.pricing.own import OwnModel, own_card
 from bursar.pricing.rates import Card, Unpriced, surcharged
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from genai_prices.types import Provider
 
 # Dated snapshots make the number of good names unbounded; real callers use a handful.
 CARDS_KEPT_MAX = 4_096
@@ -40,17 +44,28 @@ class Book:
         own_models: Mapping[str, OwnModel],
         provider_of: Mapping[str, str],
         percent_of: Mapping[str, int] | None = None,
+        stored: bytes | None = None,
     ) -> None:
-        """Read the own prices; raises MoneyError when one is not a price."""
+        """Read the own prices; raises MoneyError when one is not a price.
+
+        `stored` is a book that `bursar prices update` has kept; it is read by `load`, and serves where it is not older
+        than the bundled one.
+        """
         self._own = {name: (own.upstream, own_card(name, own)) for name, own in own_models.items()}
         self._provider_of = dict(provider_of)
         self._percent_of = dict(percent_of or {})
         self._kept: dict[tuple[str, str], _Kept] = {}
         self._limits: Limits | None = None
         self._listed: ModuleType | None = None
+        self._stored = stored
+        self._providers: Mapping[str, Provider] = {}
+        self._rates_source = ""
 
     def load(self) -> None:
-        """Read the bundled data (a quarter of a second, once) so that the first call need not wait for it."""
+        """Read the data (a quarter of a second, once) so that the first call need not wait for it.
+
+        Raises WrongBookError where a stored book is none.
+        """
         self._source()
 
     def card(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
@@ -69,8 +84,8 @@ class Book:
         """Give every model that could be asked of this upstream: own ones first, then the listed ones by name."""
         own = {name: card for name, (only, card) in self._own.items() if only in ("", upstream)}
         yield from own.values()
-        limits, listed = self._source()
-        provider = listed.PROVIDERS.get(self._provider_of.get(upstream, ""))
+        limits, _listed = self._source()
+        provider = self._providers.get(self._provider_of.get(upstream, ""))
         names = {model.id for model in provider.models} | set(limits.models[provider.id]) if provider else set()
         for name in sorted(names - own.keys()):
             yield self.card(upstream, name, now)
@@ -86,7 +101,7 @@ class Book:
             return _unpriced(model, "its name is too long to be one")
         limits, listed = self._source()
         try:
-            card: Card = listed.listed_card(provider, model.lower(), now, limits)
+            card: Card = listed.listed_card(provider, model.lower(), now, limits, self._providers, self._rates_source)
         except listed.DoubtError as doubt:
             return _unpriced(model, str(doubt), doubt.known)
         return surcharged(card, self._percent_of.get(upstream, 100))
@@ -95,7 +110,11 @@ class Book:
         if self._limits is None or self._listed is None:
             from bursar.pricing import listed
 
-            self._limits, self._listed = load_limits(), listed
+            limits, self._providers, self._rates_source = load_limits(), listed.PROVIDERS, listed.SOURCE
+            if self._stored is not None and made_on(self._stored) >= limits.made_on:
+                newer = unpack(self._stored)
+                limits, self._providers, self._rates_source = newer.limits, newer.providers, newer.source
+            self._limits, self._listed = limits, listed
         return self._limits, self._listed
 
 

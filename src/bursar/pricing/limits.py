@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bursar.money import Rate
 
@@ -55,7 +56,13 @@ def undated(name: str, known_on: str) -> str | None:
 
 def load_limits() -> Limits:
     """Read the table that is part of this package."""
-    table = json.loads(files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8"))
+    return limits_of(
+        json.loads(files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8"))
+    )
+
+
+def limits_of(table: Mapping[str, Any]) -> Limits:
+    """Read a table; raises KeyError, TypeError or ValueError when it is none."""
     return Limits(
         source=f"{table['source']}, {table['made_on']}",
         made_on=table["made_on"],

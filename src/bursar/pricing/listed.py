@@ -63,15 +63,22 @@ class DoubtError(Exception):
         self.known = dict(known or {})
 
 
-def listed_card(provider_id: str, name: str, now: Instant, limits: Limits) -> Card:
+def listed_card(
+    provider_id: str,
+    name: str,
+    now: Instant,
+    limits: Limits,
+    providers: Mapping[str, listed.Provider] = PROVIDERS,
+    source: str = SOURCE,
+) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
-    model = find_model(provider_id, name, limits.made_on)
+    model = find_model(provider_id, name, limits.made_on, providers)
     limit = limits.find(provider_id, name)
     if limit is None and limits.unbounded_names.search(name):
         raise DoubtError("models of that kind charge for more than the tokens of text that the gateway can bound")
     if limit is None:
         raise DoubtError("its output maximum is not known", _known(model, provider_id, now))
-    return card_of(model, provider_id, name, now, limit, f"rates: {SOURCE}; limits: {limits.source}")
+    return card_of(model, provider_id, name, now, limit, f"rates: {source}; limits: {limits.source}")
 
 
 def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, limit: Limit, source: str) -> Card:
@@ -117,9 +124,11 @@ def _known(model: listed.ModelInfo, provider_id: str, now: Instant) -> dict[str,
 # ---- names ----------------------------------------------------------------------------------------------------------
 
 
-def find_model(provider_id: str, name: str, known_on: str) -> listed.ModelInfo:
+def find_model(
+    provider_id: str, name: str, known_on: str, providers: Mapping[str, listed.Provider] = PROVIDERS
+) -> listed.ModelInfo:
     """Give the model of that name; raises DoubtError when the list only guesses that it has it."""
-    provider = PROVIDERS.get(provider_id)
+    provider = providers.get(provider_id)
     if provider is None:
         raise DoubtError(f"bursar has no price list for the provider {provider_id!r}")
     model = provider.find_model(name)

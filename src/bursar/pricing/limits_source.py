@@ -1,0 +1,92 @@
+"""Cuts our table of limits out of LiteLLM's: what each model takes and gives, and a second opinion on its price.
+
+Only models whose cost the gateway can bound are kept: those that turn text and images into text (or into embeddings).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+
+# The source's name of a provider, and the name that the price book knows it by.
+PROVIDERS = {
+    "anthropic": "anthropic",
+    "deepseek": "deepseek",
+    "gemini": "google",
+    "groq": "groq",
+    "mistral": "mistral",
+    "openai": "openai",
+    "text-completion-openai": "openai",
+}
+MODES = {"chat", "responses", "completion", "embedding"}
+# These search on their own and charge for each search, or speak, draw or listen at rates of their own.
+UNBOUNDED_NAME = re.compile(
+    r"search|deep-research|audio|realtime|transcribe|tts|image|live|omni|video|moderation|computer-use|robotics|multi-agent"
+)
+# Rates at which no request of ours can be billed: batches, and tools that the gateway does not let through.
+HARMLESS_COST = re.compile(r"batches|search_context|grounding|^regional_|^code_interpreter|^file_search|^web_search")
+# An input token of audio is bounded like one of text as long as it is no dearer.
+AUDIO_IN = re.compile(r"^input_cost_per_audio_token")
+TOKEN_COST = re.compile(
+    r"^(input_cost_per_token|output_cost_per_token|output_cost_per_reasoning_token|cache_(read|creation)_input_token_cost)"
+)
+COLUMNS = [
+    "context_tokens",
+    "output_tokens_max",
+    "input_picodollars_per_token",
+    "output_picodollars_per_token",
+    "us_inference_percent",
+]
+
+
+def limits_rows(models: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
+    """Give our rows by provider and name in lower case; the numbers of `models` are Decimal or int."""
+    table: dict[str, dict[str, list[int]]] = {}
+    for key, entry in sorted(models.items()):
+        provider = PROVIDERS.get(entry.get("litellm_provider", ""))
+        row = read_row(key, entry)
+        if provider is None or row is None:
+            continue
+        name = key.removeprefix(entry["litellm_provider"] + "/").lower()
+        rows = table.setdefault(provider, {})
+        rows[name] = merged(rows[name], row) if name in rows else row
+    return table
+
+
+def read_row(key: str, entry: Mapping[str, Any]) -> list[int] | None:
+    """Give the model's row, or None when the gateway could not bound what it costs."""
+    if entry.get("mode") not in MODES or UNBOUNDED_NAME.search(key):
+        return None
+    input_cost = entry.get("input_cost_per_token") or 0
+    if any(is_odd(name, cost) and not (AUDIO_IN.search(name) and cost <= input_cost) for name, cost in entry.items()):
+        return None
+    context, output = entry.get("max_input_tokens"), entry.get("max_output_tokens")
+    if entry["mode"] == "embedding":
+        output = 0
+    if not isinstance(context, int) or not isinstance(output, int):
+        return None
+    us = (entry.get("provider_specific_entry") or {}).get("us", 1)
+    return [
+        context,
+        output,
+        picodollars(entry.get("input_cost_per_token", 0)),
+        picodollars(entry.get("output_cost_per_token", 0)),
+        int((Decimal(us) * 100).to_integral_value(ROUND_CEILING)),
+    ]
+
+
+def is_odd(name: str, cost: object) -> bool:
+    """Say whether the entry charges for something that is not a token of text."""
+    return bool("cost" in name and cost and not HARMLESS_COST.search(name) and not TOKEN_COST.search(name))
+
+
+def merged(one: list[int], other: list[int]) -> list[int]:
+    """Give the wider bounds and the dearer prices of two rows of one model."""
+    return [max(pair) for pair in zip(one, other, strict=True)]
+
+
+def picodollars(usd_per_token: Decimal | int) -> int:
+    """Give the price of a token in picodollars, rounded up."""
+    return int((Decimal(usd_per_token) * 10**12).to_integral_value(ROUND_CEILING))
