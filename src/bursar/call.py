@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bursar.money import Money
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -87,6 +89,16 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageRules:
+    """How the usage of an upstream is read where it differs from what the wire format says."""
+
+    reasoning_apart: bool = False
+    """Whether the completion of a chat leaves out the reasoning, which is billed as output all the same."""
+    reports_cost: bool = False
+    """Whether the usage says in USD what was charged (`cost`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One bounded request to one model."""
 
@@ -107,6 +119,8 @@ class Call:
     head: Head = Head()
     takes_long_context: bool = True
     """False when the request lacks what a model's longer context window has to be asked for with."""
+    usage_rules: UsageRules = UsageRules()
+    """The upstream's own, for the meter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +149,8 @@ class Usage:
     """The tier that the provider reports; `default` when it reports none."""
     model: str = ""
     """The model as the reply names it, or empty."""
+    cost: Money | None = None
+    """What the provider says that it charged, where it says so; then that is the bill."""
 
 
 @dataclass(frozen=True, slots=True)

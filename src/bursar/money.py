@@ -55,6 +55,13 @@ class Money:
             raise MoneyError(f"{text!r} has more than nine decimals; a nanodollar is the smallest unit")
         return cls(int(nanodollars))
 
+    @classmethod
+    def charged(cls, usd: Decimal) -> Money:
+        """Take what a provider says it charged, rounded up to a nanodollar; raises MoneyError when it is no amount."""
+        if not usd.is_finite() or not 0 <= usd <= NANODOLLARS_MAX // NANODOLLARS_PER_USD:
+            raise MoneyError(f"{usd} is not an amount in USD that can have been charged")
+        return cls(int((usd * NANODOLLARS_PER_USD).to_integral_value(ROUND_CEILING)))
+
 
 ZERO = Money(0)
 

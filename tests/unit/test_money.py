@@ -167,3 +167,16 @@ def test_a_broken_rule_names_itself_and_its_evidence() -> None:
         ensure(False, "held is never negative", -1, "run:a")
     with pytest.raises(BrokenInvariantError, match=r"^held is never negative$"):
         ensure(False, "held is never negative")
+
+
+@pytest.mark.parametrize(
+    ("usd", "nanodollars"), [("0", 0), ("0.0000000001", 1), ("1.5", 1_500_000_000), ("0.000000001", 1)]
+)
+def test_a_charge_is_rounded_up_to_a_nanodollar(usd: str, nanodollars: int) -> None:
+    assert Money.charged(Decimal(usd)) == Money(nanodollars)
+
+
+@pytest.mark.parametrize("usd", ["-0.01", "NaN", "-Infinity", "Infinity", "9300000000"])
+def test_a_charge_that_is_no_amount_is_refused(usd: str) -> None:
+    with pytest.raises(MoneyError, match="can have been charged"):
+        Money.charged(Decimal(usd))

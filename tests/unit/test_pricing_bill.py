@@ -165,3 +165,11 @@ def test_no_usage_within_the_bounds_of_a_quote_is_billed_above_it(
 def allowed_classes(cache_write: CacheWrite) -> tuple[bool, bool, bool, bool]:
     writes_5m = cache_write is not CacheWrite.NONE
     return True, True, writes_5m, cache_write is CacheWrite.ONE_HOUR
+
+
+def test_what_the_provider_says_it_charged_is_the_bill() -> None:
+    assert bill(Usage(1_000, 10, cost=Money(5)), quoted(a_call(), CLIFF)) == Money(5)
+
+
+def test_a_charge_that_the_ledger_cannot_count_is_no_bill() -> None:
+    assert isinstance(bill(Usage(1, 1, cost=Money(2**63)), quoted(a_call(), CLIFF)), Unmetered)

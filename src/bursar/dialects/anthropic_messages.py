@@ -19,7 +19,6 @@ from bursar.dialects.body import (
     utf8_bytes,
     value_text,
 )
-from bursar.dialects.body import with_members as edited
 from bursar.dialects.fields import (
     Seen,
     all_named,
@@ -34,6 +33,7 @@ from bursar.dialects.fields import (
     only_known,
     only_known_in,
     parts,
+    shaped,
     tier_of,
     type_of,
     whole,
@@ -118,7 +118,7 @@ class AnthropicMessages:
         is_ordinary = call.service_tier.partition("@")[0] in ("default", "fast")
         if is_ordinary and (quirks.takes_service_tier or "service_tier" in call.body.members):
             changes["service_tier"] = '"standard_only"'
-        return edited(call.body, changes)
+        return shaped(call, changes, quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
         """Give the meter for one reply."""

@@ -96,6 +96,17 @@ def with_members(body: Body, changes: Mapping[str, str]) -> bytes:
     return _edited(body.text, body.members, changes).encode("utf-8")
 
 
+def with_and_without(body: Body, changes: Mapping[str, str], dropped: frozenset[str]) -> bytes:
+    """Give the body with these members set and those left out; between the members nothing is kept but commas."""
+    kept = {
+        name: body.text[member.key_start : member.value_start] + changes.get(name, value_text(body, name))
+        for name, member in body.members.items()
+        if name not in dropped
+    }
+    added = [f'"{name}":{value}' for name, value in changes.items() if name not in body.members and name not in dropped]
+    return ("{" + ",".join([*added, *kept.values()]) + "}").encode("utf-8")
+
+
 def object_with(text: str, name: str, value: str) -> str:
     """Give the text of a JSON object with one member set to a JSON text; every other character stays as it was."""
     members, _, _ = _object_at(text, 0)

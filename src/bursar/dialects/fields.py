@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from bursar.call import Image, Input
-from bursar.dialects.body import Document, shown, unbounded, unreadable, utf8_bytes
+from bursar.call import Call, Image, Input
+from bursar.dialects.body import Document, shown, unbounded, unreadable, utf8_bytes, with_and_without, with_members
 from bursar.dialects.images import size_of_base64
 from bursar.dialects.protocol import Quirks
 
@@ -221,3 +222,14 @@ def all_named(values: dict[str, object], name: str) -> Iterator[object]:
             elif isinstance(node, list):
                 below += node
         level = below
+
+
+def shaped(call: Call, changes: dict[str, str], quirks: Quirks) -> bytes:
+    """Give the body to send: with what bounds and meters it, and then with what this upstream wants otherwise."""
+    changes = {**changes, **quirks.set_fields}
+    betas = dict(call.head.headers).get("anthropic-beta", "") if quirks.beta_field else ""
+    if betas:
+        changes[quirks.beta_field] = json.dumps([beta.strip() for beta in betas.split(",") if beta.strip()])
+    if quirks.dropped_fields:
+        return with_and_without(call.body, changes, quirks.dropped_fields)
+    return with_members(call.body, changes)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 
 from bursar.call import Usage
 from bursar.dialects.body import Document, shown, unbounded
 from bursar.dialects.fields import Seen, all_named, member_of, only_known_in
 from bursar.dialects.meters import UntrustedError, count, inner
 from bursar.dialects.protocol import Quirks, Request
+from bursar.money import ZERO, Money, MoneyError
 
 PLAIN_TIERS = frozenset({"auto", "default", "standard"})
 """Absent is `auto`, and `auto` is what the project is set to, which may be a dearer tier; so it is made explicit."""
@@ -77,6 +79,37 @@ def token_classes(
     if count(inner(inputs, "cache_write_tokens_details"), "ttl_12h_tokens"):
         raise UntrustedError("cache writes for 12 hours are billed at a rate that is not held")
     return input_tokens - reads - writes, output_tokens, reads, writes
+
+
+def with_reasoning(usage: dict[str, object], prompt: int, completion: int) -> int:
+    """Give the output of a server that leaves reasoning out of the completion; raises UntrustedError.
+
+    Where the counts contradict each other, the larger output counts.
+    """
+    reasoning = count(inner(usage, "completion_tokens_details"), "reasoning_tokens")
+    return max(completion + reasoning, count(usage, "total_tokens") - prompt)
+
+
+def reported_cost(usage: dict[str, object], tokens: int) -> Money | None:
+    """Give what the server says it charged in USD, or None when it does not say; raises UntrustedError.
+
+    For calls on a key of one's own at the model's provider, `cost` is the fee alone, and the provider bills its part.
+    """
+    if usage.get("cost") is None:
+        return None
+    cost = _amount(usage["cost"], "cost")
+    if usage.get("is_byok") is not False:
+        upstream = inner(usage, "cost_details").get("upstream_inference_cost")
+        cost += ZERO if upstream is None else _amount(upstream, "upstream_inference_cost")
+    # Nothing charged for tokens is believed of no server: then they are priced.
+    return None if cost == ZERO and tokens else cost
+
+
+def _amount(value: object, name: str) -> Money:
+    try:
+        return Money.charged(Decimal(str(value)))
+    except (InvalidOperation, MoneyError):
+        raise UntrustedError(f"`{name}` is not an amount in USD") from None
 
 
 def usage_from(classes: tuple[int, int, int, int], tier: str, model: str) -> Usage:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
-from bursar.call import CacheWrite, Call, Output, Refused, Usage
+from bursar.call import CacheWrite, Call, Output, Refused, Usage, UsageRules
 from bursar.dialects import openai
 from bursar.dialects.body import (
     Document,
@@ -17,7 +18,6 @@ from bursar.dialects.body import (
     utf8_bytes,
     value_text,
 )
-from bursar.dialects.body import with_members as edited
 from bursar.dialects.fields import (
     CHOICES_MAX,
     Seen,
@@ -32,6 +32,7 @@ from bursar.dialects.fields import (
     only_known,
     only_known_in,
     parts,
+    shaped,
     tier_of,
     type_of,
     whole,
@@ -96,16 +97,16 @@ class OpenAIChat:
             )
         if call.service_tier == "default" and (quirks.takes_service_tier or "service_tier" in members):
             changes["service_tier"] = '"default"'
-        return edited(call.body, changes)
+        return shaped(call, changes, quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
         """Give the meter for one reply."""
         if not 200 <= status < 300:
             return PassMeter("error status")
         if not content_type.lower().startswith("text/event-stream"):
-            return JsonMeter(_usage)
+            return JsonMeter(lambda reply: _usage(reply, call.usage_rules))
         kind = EventMeter if call.wants_usage else DroppingMeter
-        return kind(_Tally(), end=b"[DONE]")
+        return kind(_Tally(call.usage_rules), end=b"[DONE]")
 
     def error(self, status: int, code: str, message: str, details: Mapping[str, object]) -> bytes:
         """Give an error in OpenAI's shape."""
@@ -140,6 +141,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         client_names=client_names(
             (values.get("prompt_cache_key"), member_of(values.get("metadata"), "session_id")),
         ),
+        usage_rules=quirks.usage,
     )
 
 
@@ -206,7 +208,8 @@ def _content(seen: Seen, content: list[dict[str, object]]) -> None:
 class _Tally:
     """Usage of a stream: the chunk without choices at its end, or the last one that carries usage before `[DONE]`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: UsageRules) -> None:
+        self._rules = rules
         self._reply: dict[str, object] | None = None
         self._is_done = False
 
@@ -230,11 +233,16 @@ class _Tally:
             raise UntrustedError("the stream carried no usage")
         if not self._is_done:
             raise UntrustedError("the stream ended before its end")
-        return _usage(self._reply)
+        return _usage(self._reply, self._rules)
 
 
-def _usage(reply: dict[str, object]) -> Usage:
+def _usage(reply: dict[str, object], rules: UsageRules) -> Usage:
     usage = inner(reply, "usage")
     prompt, completion = required_count(usage, "prompt_tokens"), required_count(usage, "completion_tokens")
+    if rules.reasoning_apart:
+        completion = openai.with_reasoning(usage, prompt, completion)
+        usage = usage | {"total_tokens": None}
     classes = openai.token_classes(usage, prompt, completion, "prompt_tokens_details", "completion_tokens_details")
-    return openai.usage_from(classes, reported_tier(reply.get("service_tier")), reported_model(reply.get("model")))
+    cost = openai.reported_cost(usage, prompt + completion) if rules.reports_cost else None
+    tier, model = reported_tier(reply.get("service_tier")), reported_model(reply.get("model"))
+    return replace(openai.usage_from(classes, tier, model), cost=cost)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from bursar.call import CacheWrite, Call, Output, Refused, Usage
 from bursar.dialects import openai
 from bursar.dialects.body import Document, RefusedError, read, shown, unbounded, unreadable, utf8_bytes, value_text
-from bursar.dialects.body import with_members as edited
 from bursar.dialects.fields import (
     Seen,
     client_names,
@@ -22,6 +21,7 @@ from bursar.dialects.fields import (
     only_known,
     only_known_in,
     parts,
+    shaped,
     tier_of,
     type_of,
     whole,
@@ -100,7 +100,7 @@ class OpenAIResponses:
             changes[OUTPUT_FIELD] = str(output_tokens)
         if call.service_tier == "default" and (quirks.takes_service_tier or "service_tier" in call.body.members):
             changes["service_tier"] = '"default"'
-        return edited(call.body, changes)
+        return shaped(call, changes, quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
         """Give the meter for one reply."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bursar.call import Call, Head, Refused, Unmetered, Usage
+from bursar.call import Call, Head, Refused, Unmetered, Usage, UsageRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,14 @@ class Quirks:
     takes_service_tier: bool = True
     """Whether the tier is made explicit when the client named none."""
     allow_fields: frozenset[str] = frozenset()
-    """Top-level request fields that the operator vouches for (`[policy] allow_fields`)."""
+    """Top-level request fields that the operator vouches for (`[policy] allow_fields`), and plain ones of its own."""
+    set_fields: Mapping[str, str] = field(default_factory=dict)
+    """Top-level fields that are always sent, as JSON texts: what the server wants, or what keeps it to one purchase."""
+    dropped_fields: frozenset[str] = frozenset()
+    """Top-level fields that the server takes in another place, such as a model that is in the path."""
+    beta_field: str = ""
+    """The field that takes what the header `anthropic-beta` names, for a server that does not look at the header."""
+    usage: UsageRules = field(default_factory=UsageRules)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,17 @@ from bursar.pricing.rates import rates_at, tier_name
 def bill(usage: Usage, quote: Quote) -> Money | Unmetered:
     """Give the exact cost of the usage, or say why it cannot be one (then the hold is captured whole).
 
-    The rates are those of the model that was asked for: a reply that names another model does not make it cheaper.
-    A tier that has no price is billed at the dearest rates of the quote.
+    What the provider itself says that it charged is the bill. Else the rates are those of the model that was asked for:
+    a reply that names another model does not make it cheaper. A tier that has no price is billed at the dearest rates
+    of the quote.
     """
+    amount = usage.cost if usage.cost is not None else _priced(usage, quote)
+    if isinstance(amount, Money) and amount.nanodollars > NANODOLLARS_MAX:
+        return Unmetered("the reported usage costs more than the ledger can count")
+    return amount
+
+
+def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
     steps = quote.card.tiers.get(tier_name(usage.service_tier))
     cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
     rates = quote.rates if steps is None else rates_at(steps, usage.input_tokens + cached)
@@ -26,7 +34,4 @@ def bill(usage: Usage, quote: Quote) -> Money | Unmetered:
     )
     if min(tokens for tokens, _ in lines) < 0:
         return Unmetered("the reported usage has a negative count")
-    amount = cost(lines)
-    if amount.nanodollars > NANODOLLARS_MAX:
-        return Unmetered("the reported usage costs more than the ledger can count")
-    return amount
+    return cost(lines)
