@@ -86,3 +86,12 @@ def test_one_function_turns_picodollars_into_money() -> None:
 
 def _is_thousand(node: ast.AST) -> bool:
     return ast.unparse(node) in {"1000", "PICODOLLARS_PER_NANODOLLAR"}
+
+
+def test_the_calendar_asks_no_clock() -> None:
+    """Of `datetime` it may use the arithmetic; what time it is comes from the store."""
+    for source in money_modules():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Attribute):
+                asks = {"now", "utcnow", "today", "localtime", "gmtime", "time_ns", "monotonic"}
+                assert node.attr not in asks or ast.unparse(node).startswith(("self.", "clock.")), source.at(node)
