@@ -8,6 +8,7 @@ from typing import Protocol
 from bursar.call import CacheWrite, Call, Input
 from bursar.clock import Instant
 from bursar.money import Money, Rate, cost, ensure
+from bursar.pricing.counted import BYTES_PER_TOKEN_HOPED, CountedBy, InputCount, provider_bound, tokenizer_bound
 from bursar.pricing.images import image_tokens
 from bursar.pricing.rates import Card, Family, Rates, Unpriced, rates_at, tier_name
 
@@ -75,15 +76,21 @@ class Quote:
         ensure(self.seal is _SEAL, "only worst_case() makes a Quote")
 
 
-def worst_case(call: Call, book: PriceBook, now: Instant, policy: OutputPolicy) -> Quote | Unpriced:
-    """Give the most that the call can cost when it is made now, or say why that is not known."""
+def worst_case(
+    call: Call, book: PriceBook, now: Instant, policy: OutputPolicy, counted: InputCount | None = None
+) -> Quote | Unpriced:
+    """Give the most that the call can cost when it is made now, or say why that is not known.
+
+    A count of its input, where there is one, only ever lowers the bound that its bytes give.
+    """
+    ensure(counted is None or counted.call is call, "a count bounds the call that was counted, and no other")
     card = book.card(call.upstream, call.model, now)
     if isinstance(card, Unpriced):
         return card
     steps = card.reachable.get(tier_name(call.service_tier))
     if steps is None:
         return _tier_unpriced(call, card)
-    input_tokens = input_bound(call.input, card)
+    input_tokens = input_bound(call.input, card, counted)
     if not call.takes_long_context:
         input_tokens = min(input_tokens, card.context_tokens_unasked)
     rates = rates_at(steps, input_tokens)
@@ -106,18 +113,39 @@ def worst_case(call: Call, book: PriceBook, now: Instant, policy: OutputPolicy) 
     )
 
 
-def input_bound(given: Input, card: Card) -> int:
+def input_bound(given: Input, card: Card, counted: InputCount | None = None) -> int:
     """Give an upper bound of the input tokens that this model makes of the input.
 
-    A request above the context window is refused by the provider, unbilled; so the window bounds every input.
+    A request above the context window is refused by the provider, unbilled; so the window bounds every input. What
+    comes from elsewhere may have changed since it was counted, so only the window bounds that.
     """
     if given.opaque:
         return card.context_tokens
-    tokens = _text_tokens(given, card.family) + TOKENS_PER_MESSAGE * given.messages
-    tokens += TOKENS_PER_CALL + TOKENS_PER_TOOL * given.tools + given.fixed_tokens
+    tokens = _text_tokens(given, card.family) + _frame_tokens(given)
+    if counted is not None:
+        tokens = min(tokens, _counted_tokens(counted, given))
+    # Providers do not say whether their counts of an image are what they bill, so it is bounded as it is without.
     for image in given.images:
         tokens += image_tokens(image, card)
     return min(tokens, card.context_tokens)
+
+
+def counting_saves(quote: Quote) -> tuple[Money, int]:
+    """Give how much less, in money and in tokens, may be asked for at best once the input is counted."""
+    hoped = quote.call.input.text_bytes // BYTES_PER_TOKEN_HOPED
+    tokens = 0 if quote.call.input.opaque else max(quote.input_tokens - hoped, 0)
+    return cost(((tokens, _dearest_input(quote.rates, quote.call.cache_write)),)), tokens
+
+
+def _counted_tokens(counted: InputCount, given: Input) -> int:
+    if counted.by is CountedBy.PROVIDER:
+        return provider_bound(counted.tokens)
+    return tokenizer_bound(counted.tokens) + _frame_tokens(given)
+
+
+def _frame_tokens(given: Input) -> int:
+    frame = TOKENS_PER_MESSAGE * given.messages + TOKENS_PER_CALL
+    return frame + TOKENS_PER_TOOL * given.tools + given.fixed_tokens
 
 
 def _text_tokens(given: Input, family: Family) -> int:
