@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cluster as kit
 import pytest
-from cluster import Cluster
+
+import bursar.drill.cluster as kit
+from bursar.drill.cluster import Cluster
 
 CHILD = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from cluster import Cluster
+from bursar.drill.cluster import Cluster
 one = Cluster()
 one.start()
 print(one.folder, one.pid, flush=True)
@@ -76,7 +76,7 @@ def test_a_paused_server_answers_nobody_until_it_goes_on() -> None:
 
 def test_a_server_goes_with_the_process_that_started_it() -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(Path(kit.__file__).parent)],
+        [sys.executable, "-c", CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
