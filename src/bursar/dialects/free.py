@@ -11,6 +11,7 @@ from bursar.call import Body, Call, Head, Refused
 from bursar.dialects.body import RefusedError, read, shown, unbounded, unreadable
 from bursar.dialects.fields import TOKENS_MAX, model_of, names
 from bursar.dialects.gemini_path import read_path
+from bursar.dialects.input_text import NOT_INPUT
 from bursar.dialects.meters import UntrustedError, json_object
 from bursar.dialects.protocol import Request
 from bursar.money import ensure
@@ -104,9 +105,9 @@ def free_request(request: Request) -> FreeRequest | Refused:
 
 
 def count_of(call: Call) -> FreeRequest | None:
-    """Make the request that counts the input of a call, or None where its dialect has no free way."""
+    """Make the request that counts the input of a call, or None where no free way sees all of it."""
     way = _WAYS.get(call.dialect)
-    if way is None:
+    if way is None or _left_out(call, way):
         return None
     if call.dialect == "gemini":
         inside = _members(call.body, _GEMINI_FIELDS - {"model"})
@@ -177,6 +178,12 @@ def _members(body: Body, wanted: frozenset[str]) -> list[str]:
 
 def _named(model: str) -> str:
     return f'"model":"models/{model}"'
+
+
+def _left_out(call: Call, way: _Way) -> set[str]:
+    """Give the members that may be input and are not counted: a count without them would bound nothing."""
+    seen = _GEMINI_FIELDS if call.dialect == "gemini" else way.fields
+    return call.body.members.keys() - seen - NOT_INPUT
 
 
 def _head(way: _Way, call: Call) -> Head:
