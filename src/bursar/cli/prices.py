@@ -22,6 +22,7 @@ from bursar.cli.common import (
     show_json,
     show_table,
 )
+from bursar.cli.prices_update import update
 
 if TYPE_CHECKING:
     from bursar.clock import Instant
@@ -123,13 +124,22 @@ def clear(model: str, config: Path | None, ledger: str | None, as_json: bool) ->
         click.echo(f"{model}: calls are let through again")
 
 
+prices.add_command(update)
+
+
 # ---- the book and the books -----------------------------------------------------------------------------------------
 
 
 def _book(settings: Settings) -> Book:
     from bursar.edge.wiring import price_book
+    from bursar.pricing.newer import WrongBookError
 
-    return price_book(settings)
+    book = price_book(settings)
+    try:
+        book.load()
+    except WrongBookError as error:
+        raise FailedError(f"the stored price book: {error}; `bursar prices update --back` drops it") from None
+    return book
 
 
 def _now() -> Instant:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bursar.clock import SystemClock
 from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
-from bursar.edge import refusals
+from bursar.edge import refusals, stored_book
 from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
 from bursar.ledger.hold import Ledger
@@ -87,6 +87,7 @@ def price_book(settings: Settings) -> Book:
         },
         provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
         percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
+        stored=stored_book.read(stored_book.place(settings.ledger.url)),
     )
 
 

@@ -56,9 +56,15 @@ def undated(name: str, known_on: str) -> str | None:
 
 def load_limits() -> Limits:
     """Read the table that is part of this package."""
-    return limits_of(
-        json.loads(files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8"))
+    return limits_of(bundled_table())
+
+
+def bundled_table() -> dict[str, Any]:
+    """Give the table that is part of this package, as it is written."""
+    table: dict[str, Any] = json.loads(
+        files("bursar.pricing").joinpath("data", "model_limits.json").read_text(encoding="utf-8")
     )
+    return table
 
 
 def limits_of(table: Mapping[str, Any]) -> Limits:
