@@ -45,7 +45,7 @@ def test_a_cap_in_dollars_holds_while_clients_hang_up_and_a_worker_is_killed(tmp
     status, document, said = drill(tmp_path, *SMALL, "--cap-usd", "0.30", "--faults", "hang_up,kill_worker,cut_middle")
     assert status == 0, said
     figures = figures_of(document)
-    assert figures["kills"] == 1
+    assert figures["blows"] == {"kill_worker": 1}
     assert figures["till_nanodollars"] <= figures["captured_nanodollars"] <= 300_000_000
     assert (figures["held"], figures["holds_open"]) == (0, 0)
 

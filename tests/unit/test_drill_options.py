@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bursar.cli.drill import drill, scenarios_for
+from bursar.drill.faults import NAMED_FAULTS
 from bursar.drill.scenarios import FAULT_NAMES, SERIES, Scenario
 from bursar.money import Money
 
@@ -40,10 +41,20 @@ def test_faults_are_left_out_or_ordered_by_name() -> None:
     (storm,) = chosen(cap_calls=7, faults="hang_up, status_500")
     assert storm.hang_up_percent
     assert [fault.name for fault in storm.faults] == ["status_500"]
-    assert not storm.kills
+    assert not storm.blows
     (storm,) = chosen(cap_calls=7, faults="all")
-    assert storm.kills
-    assert len(storm.faults) == len(FAULT_NAMES) - 2
+    assert storm.blows
+    assert len(storm.faults) == len(NAMED_FAULTS)
+
+
+def test_the_storms_run_on_the_stores_that_are_asked_for() -> None:
+    assert [storm.store for storm in chosen(cap_calls=7, store="both", gateways=2)] == ["sqlite", "postgres"]
+    assert {storm.gateways for storm in chosen(store="postgres", gateways=2)} == {2}
+    (file, server) = chosen(cap_calls=7, faults="all", store="both")
+    assert "kill_store" not in file.blows
+    assert {"kill_worker", "pause_worker", "cut_store", "restart_store", "kill_store", "fail_over_store"} == {
+        *server.blows
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from bursar.drill.agents import Attempt, Outcome
+from bursar.drill.places import STORE_FAULTS
 from bursar.drill.report import as_json, facts
-from bursar.drill.scenarios import FAULT_NAMES, SERIES, Scenario, calls, dollars, with_faults
+from bursar.drill.scenarios import FAULT_NAMES, KILL, SERIES, WORKER_FAULTS, Scenario, calls, dollars, with_faults
 from bursar.drill.verdict import Balance, BilledCall, Look, Measured, Verdict, judge, percent_of, usd
 
 DOLLARS = replace(dollars(1_000_000_000), agents=2)
@@ -33,7 +34,7 @@ GOOD = Measured(
     holds_open=0,
     audit=(),
     looks=(Look(500_000_000, 700_000_000), Look(980_000_000, 980_000_000)),
-    kills=0,
+    blows=(),
     seconds=3,
 )
 
@@ -189,7 +190,9 @@ def test_a_call_without_an_answer_fails_even_in_trouble() -> None:
 
 
 def test_trouble_that_was_ordered_and_did_not_come_fails() -> None:
-    assert failed(judge(replace(DOLLARS, kills=2), replace(GOOD, kills=1))) == ["no trouble but what was ordered"]
+    assert failed(judge(replace(DOLLARS, blows=(KILL, KILL)), replace(GOOD, blows=(KILL,)))) == [
+        "no trouble but what was ordered"
+    ]
 
 
 def test_amounts_are_shown_exactly_and_shares_are_never_rounded_up() -> None:
@@ -202,13 +205,13 @@ def test_amounts_are_shown_exactly_and_shares_are_never_rounded_up() -> None:
 
 
 def test_a_verdict_reads_well_and_is_complete_as_json() -> None:
-    verdict = judge(replace(DOLLARS, kills=1), replace(GOOD, kills=1))
+    verdict = judge(replace(DOLLARS, blows=(KILL,)), replace(GOOD, blows=(KILL,)))
     lines = dict(facts(verdict))
     assert lines["cap"] == "$1.00"
     assert lines["the provider billed"] == "$0.98 for 2 calls"
     assert lines["refusals"] == "2, 1 attempt per refused agent; asked again, refused in 2.3 ms (median)"
     assert lines["first refusal"] == "after call 2, with 98.0% of the cap used"
-    assert lines["trouble, by order"] == "1 worker killed"
+    assert lines["trouble, by order"] == "1 kill_worker"
     document = as_json([verdict], {"seed": 7})
     assert document["passed"] is True
     assert document["settings"] == {"seed": 7}
@@ -219,12 +222,16 @@ def test_a_verdict_reads_well_and_is_complete_as_json() -> None:
 def test_scenarios_with_faults_order_what_was_named() -> None:
     scenario = with_faults(DOLLARS, FAULT_NAMES)
     assert scenario.hang_up_percent
-    assert scenario.kills
+    assert scenario.blows
     assert sum(fault.percent for fault in scenario.faults) < 100
     assert with_faults(DOLLARS, ()) == DOLLARS
     one = with_faults(DOLLARS, ("status_500",))
     assert [fault.status for fault in one.faults] == [500]
-    assert not one.kills
+    assert not one.blows
+    assert scenario.blows == WORKER_FAULTS
+    assert with_faults(replace(DOLLARS, store="postgres"), FAULT_NAMES).blows == (*WORKER_FAULTS, *STORE_FAULTS)
+    with pytest.raises(KeyError, match="gremlins"):
+        with_faults(DOLLARS, ("gremlins",))
 
 
 def test_the_series_tries_both_units_and_trouble() -> None:

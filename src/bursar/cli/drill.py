@@ -45,6 +45,14 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 @click.option("--stream/--no-stream", default=None, help="Only streaming agents, or none; default half of them.")
 @click.option("--latency-ms", type=click.IntRange(0, 60_000), help="Until the provider's first byte; default 200.")
 @click.option("--faults", metavar="NAMES", help="none, all, or names with commas; a wrong name lists them.")
+@click.option(
+    "--store",
+    type=click.Choice(("sqlite", "postgres", "both")),
+    default="sqlite",
+    show_default=True,
+    help="Where the books are; postgres starts a server of its own.",
+)
+@click.option("--gateways", type=click.IntRange(1, 16), help="Gateways on one ledger; default 1.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="For everything left to chance; default by the clock.")
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write all as JSON."
@@ -82,9 +90,11 @@ def scenarios_for(
     latency_ms: int | None,
     faults: str | None,
     seed: int | None,
+    store: str = "sqlite",
+    gateways: int | None = None,
 ) -> tuple[Scenario, ...]:
     """Turn the options into scenarios: those of the caps that are named, or the series."""
-    from bursar.drill.scenarios import SERIES, calls, dollars
+    from bursar.drill.scenarios import SERIES, STORES, calls, dollars
 
     chosen: tuple[Scenario, ...] = ()
     if cap_calls is not None:
@@ -92,13 +102,17 @@ def scenarios_for(
     if cap_usd is not None:
         chosen += (dollars(cap_usd.nanodollars),)
     changes: dict[str, object] = {"seed": time.time_ns() % 2**31 if seed is None else seed}
-    given = {"agents": agents, "workers": workers, "latency_ms": latency_ms}
+    given = {"agents": agents, "workers": workers, "latency_ms": latency_ms, "gateways": gateways}
     changes |= {name: value for name, value in given.items() if value is not None}
     if dialect != "all":
         changes["dialects"] = (dialect,)
     if stream is not None:
         changes["streams"] = (stream,)
-    storms = (replace(scenario, **changes) for scenario in chosen or SERIES)  # type: ignore[arg-type]
+    storms = (
+        replace(scenario, **changes, store=where)  # type: ignore[arg-type]
+        for where in (STORES if store == "both" else (store,))
+        for scenario in chosen or SERIES
+    )
     return _with_faults(tuple(storms), faults)
 
 
@@ -132,7 +146,7 @@ def _run(scenarios: tuple[Scenario, ...], is_quiet: bool) -> list[Verdict]:
 
 
 async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Verdict]:
-    from bursar.drill.gateway import CannotRunError
+    from bursar.drill.places import CannotRunError
 
     task = asyncio.current_task()
     if task is not None:
@@ -158,14 +172,18 @@ async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Ver
 async def _one(scenario: Scenario, console: Console) -> Verdict:
     from bursar.drill.fake_provider import FakeProvider
     from bursar.drill.gateway import BursarServe
+    from bursar.drill.places import place_for
     from bursar.drill.storm import Storm, provider_config
     from bursar.drill.verdict import judge
 
     console.print(f"[bold]{scenario.name}[/]: {scenario.says}")
-    console.print(f"  {scenario.agents} agents, {scenario.workers} workers, seed {scenario.seed}")
+    gateways = f"{scenario.gateways} gateways with " if scenario.gateways > 1 else ""
+    console.print(
+        f"  {scenario.agents} agents, {gateways}{scenario.workers} workers on {scenario.store}, seed {scenario.seed}"
+    )
     async with (
         FakeProvider(provider_config(scenario)) as provider,
-        BursarServe(scenario, provider.base_url, _opened) as gateway,
+        BursarServe(scenario, provider.base_url, place_for(scenario.store, scenario.blows), _opened) as gateway,
     ):
         with _progress(scenario, console) as tell:
             measured = await Storm(scenario, provider, gateway, tell).run()
@@ -179,12 +197,18 @@ class StoreLedger:
         self._store = store
 
     async def balances(self) -> tuple[Balance, ...]:
-        """Read all accounts."""
+        """Read all accounts; raises BooksClosedError."""
+        from bursar.drill.gateway import BooksClosedError
         from bursar.drill.verdict import Balance
+        from bursar.ledger.store import LedgerUnavailableError
 
+        try:
+            accounts = await self._store.accounts()
+        except LedgerUnavailableError as error:
+            raise BooksClosedError(str(error)) from error
         return tuple(
             Balance(account.scope, str(account.unit), account.limit, account.captured, account.held, account.overrun)
-            for account in await self._store.accounts()
+            for account in accounts
         )
 
     async def books(self) -> Books:
@@ -202,10 +226,10 @@ def _shown(finding: Finding) -> str:
 
 
 @asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[Ledger]:
+async def _opened(url: str) -> AsyncIterator[Ledger]:
     from bursar.stores import open_store
 
-    store = open_store(f"sqlite:///{path}")
+    store = open_store(url)
     await store.start()
     try:
         yield StoreLedger(store)

@@ -19,18 +19,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from bursar.drill.scenarios import Scenario
+from bursar.drill.places import CUT, CannotRunError, Place
+from bursar.drill.scenarios import KILL, Scenario
 from bursar.drill.verdict import Balance
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
+PAUSE_SECONDS = 2.5
+"""How long a worker stands still: longer than a hold is fresh."""
 RUN = "drill"
 _KEY_VARIABLE = "BURSAR_DRILL_AGENT_KEY"
 _PROVIDER_KEY_VARIABLE = "BURSAR_DRILL_PROVIDER_KEY"
 
 
-class CannotRunError(Exception):
-    """The drill could not take place; this says nothing about the cap."""
+class BooksClosedError(Exception):
+    """The books cannot be read just now: the store was struck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Ledger(Protocol):
     """Reads the books of a gateway from outside."""
 
     async def balances(self) -> tuple[Balance, ...]:
-        """Read all accounts."""
+        """Read all accounts; raises BooksClosedError."""
         ...
 
     async def books(self) -> Books:
@@ -65,44 +68,42 @@ class Ledger(Protocol):
 class Gateway(Protocol):
     """A gateway that a storm can be sent to."""
 
-    base_url: str
-    """Where agents of the run send their calls, without the provider's path."""
+    base_urls: tuple[str, ...]
+    """Where agents of the run send their calls, without the provider's path; one per gateway on the ledger."""
     key: str
     scope: str
     """The run as the ledger names it."""
     ledger: Ledger
 
-    def kill_worker(self, rng: random.Random) -> bool:
-        """Kill one worker with SIGKILL; False when there is none to kill."""
+    async def strike(self, blow: str, rng: random.Random) -> bool:
+        """Let something befall a worker or the store, and return when it is over; False when it was not possible."""
         ...
 
 
 class BursarServe:
-    """`bursar serve` with its workers; leaves no process, port or file behind."""
+    """Gateways of `bursar serve` with their workers, all on one ledger; leaves no process, port or file behind."""
 
     def __init__(
         self,
         scenario: Scenario,
         provider_url: str,
-        open_ledger: Callable[[Path], AbstractAsyncContextManager[Ledger]],
+        place: Place,
+        open_ledger: Callable[[str], AbstractAsyncContextManager[Ledger]],
     ) -> None:
-        self.base_url = ""
+        self.base_urls: tuple[str, ...] = ()
         self.key = f"bursar-{secrets.token_urlsafe(30)}"
         self.scope = f"run:{RUN}"
         self._scenario = scenario
         self._provider_url = provider_url
+        self._place = place
         self._open_ledger = open_ledger
         self._stack = contextlib.AsyncExitStack()
         self._folder = Path()
-        self._process: asyncio.subprocess.Process | None = None
+        self._served: list[_Serve] = []
 
     async def __aenter__(self) -> Self:
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix="bursar-drill-"))
-            self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-            url = await self._start()
-            self.base_url = f"{url}/r/{RUN}"
-            self.ledger = await self._stack.enter_async_context(self._open_ledger(self._folder / "ledger.db"))
+            await self._start()
         except BaseException:
             await self._stack.aclose()
             raise
@@ -113,86 +114,52 @@ class BursarServe:
     ) -> None:
         await self._stack.aclose()
 
-    def kill_worker(self, rng: random.Random) -> bool:
-        """Kill one worker with SIGKILL."""
-        workers = self._workers()
-        if not workers:
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(workers), signal.SIGKILL)
-        return True
-
-    def log(self) -> str:
-        """Give the end of what the gateway wrote to stderr."""
-        with contextlib.suppress(OSError):
-            return (self._folder / "serve.log").read_text(encoding="utf-8", errors="replace")[-2_000:].strip()
-        return ""
-
-    # ---- the process -----------------------------------------------------------------------------------------------
-
-    async def _start(self) -> str:
+    async def _start(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="bursar-drill-"))
+        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        await self._stack.enter_async_context(self._place)
         config = self._folder / "bursar.toml"
         config.write_text(self._config(), encoding="utf-8")
-        command = [sys.executable, "-m", "bursar", "serve", "--config", str(config), "--port", "0", "--json"]
-        with (self._folder / "serve.log").open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                "--workers",
-                str(self._scenario.workers),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, _KEY_VARIABLE: self.key, _PROVIDER_KEY_VARIABLE: "sk-drill"},
-                # Ctrl-C is for the drill, which then ends the gateway in good order.
-                start_new_session=True,
-            )
-        self._stack.push_async_callback(self._stop, self._process)
-        return await self._ready(self._process)
+        environ = {**os.environ, _KEY_VARIABLE: self.key, _PROVIDER_KEY_VARIABLE: "sk-drill"}
+        # What a gateway remembers of its ledger belongs to this drill and goes with it.
+        environ["XDG_STATE_HOME"] = str(self._folder / "state")
+        for number in range(self._scenario.gateways):
+            serve = _Serve(config, self._scenario.workers, environ, self._folder / f"serve{number}.log")
+            self._stack.push_async_callback(serve.stop)
+            self._served.append(serve)
+            url = await serve.start()
+            self.base_urls += (f"{url}/r/{RUN}",)
+        self.ledger = await self._stack.enter_async_context(self._open_ledger(self._place.url))
 
-    async def _ready(self, process: asyncio.subprocess.Process) -> str:
-        output = process.stdout
-        if output is None:
-            raise CannotRunError("the gateway has no output")
-        try:
-            async with asyncio.timeout(START_SECONDS_MAX):
-                line = await output.readline()
-        except TimeoutError:
-            raise CannotRunError(f"`bursar serve` was not ready in time: {self.log()}") from None
-        try:
-            return str(json.loads(line)["url"])
-        except (ValueError, KeyError, TypeError):
-            await process.wait()
-            raise CannotRunError(f"`bursar serve` did not start: {self.log()}") from None
-
-    async def _stop(self, process: asyncio.subprocess.Process) -> None:
+    async def strike(self, blow: str, rng: random.Random) -> bool:
+        """Let something befall a worker or the store, and return when it is over."""
+        if blow in self._place.faults:
+            await self._place.faults[blow]()
+            return True
+        workers = [worker for serve in self._served for worker in serve.workers()]
+        if not workers:
+            return False
+        worker = rng.choice(workers)
         with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_SECONDS_MAX):
-                await process.wait()
-        except TimeoutError:
-            workers = self._workers()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            for worker in workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-            await process.wait()
+            if blow == KILL:
+                os.kill(worker, signal.SIGKILL)
+            else:
+                await self._pause(worker)
+        return True
 
-    def _workers(self) -> list[int]:
-        """Find the worker processes: the children of `bursar serve`, or itself when it serves alone."""
-        if self._process is None or self._process.returncode is not None:
-            return []
-        if self._scenario.workers == 1:
-            return [self._process.pid]
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                # The name in parentheses may contain blanks; what follows is: state, parent, ...
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[1]) == self._process.pid and fields[0] != "Z":
-                    found.append(int(entry.name))
-        return sorted(found)
+    async def _pause(self, worker: int) -> None:
+        """Stop a worker where it is; where its lock goes with its connection, others declare it dead; let it go on."""
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            if CUT in self._place.faults:
+                await self._place.faults[CUT]()
+            await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+    def log(self) -> str:
+        """Give the end of what the gateways wrote to stderr."""
+        return "\n".join(serve.log() for serve in self._served)
 
     def _config(self) -> str:
         scenario = self._scenario
@@ -200,7 +167,7 @@ class BursarServe:
         calls = '"none"' if scenario.cap_calls is None else scenario.cap_calls
         return f"""
 [ledger]
-url = "sqlite:///{self._folder / "ledger.db"}"
+url = "{self._place.url}"
 
 [keys.drill]
 key_env = "{_KEY_VARIABLE}"
@@ -216,6 +183,86 @@ dialect = "anthropic"
 base_url = "{self._provider_url}"
 key_env = "{_PROVIDER_KEY_VARIABLE}"
 """
+
+
+class _Serve:
+    """One `bursar serve` as a process."""
+
+    def __init__(self, config: Path, workers: int, environ: dict[str, str], log: Path) -> None:
+        self._config = config
+        self._workers = workers
+        self._environ = environ
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> str:
+        """Start it, wait until it listens, and give its URL; raises CannotRunError."""
+        command = [sys.executable, "-m", "bursar", "serve", "--config", str(self._config), "--port", "0", "--json"]
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                "--workers",
+                str(self._workers),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env=self._environ,
+                # Ctrl-C is for the drill, which then ends the gateway in good order.
+                start_new_session=True,
+            )
+        output = self._process.stdout
+        if output is None:
+            raise CannotRunError("the gateway has no output")
+        try:
+            async with asyncio.timeout(START_SECONDS_MAX):
+                line = await output.readline()
+        except TimeoutError:
+            raise CannotRunError(f"`bursar serve` was not ready in time: {self.log()}") from None
+        try:
+            return str(json.loads(line)["url"])
+        except (ValueError, KeyError, TypeError):
+            await self._process.wait()
+            raise CannotRunError(f"`bursar serve` did not start: {self.log()}") from None
+
+    async def stop(self) -> None:
+        """End it in good order, or by force when it takes too long."""
+        process = self._process
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS_MAX):
+                await process.wait()
+        except TimeoutError:
+            workers = self.workers()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            for worker in workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            await process.wait()
+
+    def workers(self) -> list[int]:
+        """Find the worker processes: the children of `bursar serve`, or itself when it serves alone."""
+        if self._process is None or self._process.returncode is not None:
+            return []
+        if self._workers == 1:
+            return [self._process.pid]
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # The name in parentheses may contain blanks; what follows is: state, parent, ...
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == self._process.pid and fields[0] != "Z":
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    def log(self) -> str:
+        """Give the end of what it wrote to stderr."""
+        with contextlib.suppress(OSError):
+            return self._log.read_text(encoding="utf-8", errors="replace")[-2_000:].strip()
+        return ""
 
 
 def _decimal(nanodollars: int) -> str:

@@ -32,7 +32,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
     if verdict.scenario.has_trouble:
         trouble = {name: count for name, count in figures.outcomes.items() if name not in ("answered", "exhausted")}
         happened = [f"{count} {name.replace('_', ' ')}" for name, count in sorted(trouble.items())]
-        happened += [f"{figures.kills} worker killed"] if figures.kills else []
+        happened += [f"{count} {name}" for name, count in figures.blows.items()]
         lines.append(("trouble, by order", ", ".join(happened) or "none"))
     return lines
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bursar.drill.faults import NAMED_FAULTS, Fault
+from bursar.drill.places import STORE_FAULTS
 
 DIALECTS = ("chat", "responses", "messages")
 KILL = "kill_worker"
+PAUSE = "pause_worker"
+"""Kill -9 of a gateway worker; and SIGSTOP for a while, its connection to a server cut, so that it counts as dead."""
+WORKER_FAULTS = (KILL, PAUSE)
 HANG_UP = "hang_up"
-"""Two faults that are not the provider's: kill -9 of a gateway worker, and clients that leave in the middle."""
+"""Clients that leave in the middle."""
 HANG_UP_PERCENT = 15
-FAULT_NAMES = (HANG_UP, KILL, *NAMED_FAULTS)
+FAULT_NAMES = (HANG_UP, *WORKER_FAULTS, *STORE_FAULTS, *NAMED_FAULTS)
+STORES = ("sqlite", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,10 @@ class Scenario:
     cap_nanodollars: int | None = None
     agents: int = 64
     workers: int = 4
+    """Of each gateway."""
+    gateways: int = 1
+    """Processes of `bursar serve` on one ledger; the agents are shared out among them."""
+    store: str = "sqlite"
     dialects: tuple[str, ...] = DIALECTS
     streams: tuple[bool, ...] = (False, True)
     latency_ms: int = 200
@@ -38,8 +47,8 @@ class Scenario:
     """Share of the agents whose prompt grows with every answer."""
     hang_up_percent: int = 0
     faults: tuple[Fault, ...] = ()
-    kills: int = 0
-    """How many times a gateway worker is killed with SIGKILL while the storm is on."""
+    blows: tuple[str, ...] = ()
+    """What befalls workers and store while the storm is on, in this order, each after a further part of the cap."""
     usable_percent_min: int = 90
     """How much of the cap must be billed when the first call is refused as the cap is spent; in trouble, booked."""
     seed: int = 1
@@ -47,7 +56,7 @@ class Scenario:
     @property
     def has_trouble(self) -> bool:
         """Whether anything goes wrong by order, so that agents may see errors and costs may be presumed."""
-        return bool(self.faults or self.kills or self.hang_up_percent)
+        return bool(self.faults or self.blows or self.hang_up_percent)
 
 
 # Twice what the dearest call of a storm asks for: the share of a cap that may be left when nothing more fits in.
@@ -83,7 +92,7 @@ TROUBLE = Scenario(
     faults=tuple(
         NAMED_FAULTS[name] for name in ("status_429", "status_500", "cut_head", "cut_middle", "truncate", "no_usage")
     ),
-    kills=1,
+    blows=(KILL,),
     # A call whose end nobody saw is booked at its whole hold, and one without a bound of its own holds a lot.
     unbounded_percent=0,
 )
@@ -92,13 +101,19 @@ SERIES: tuple[Scenario, ...] = (calls(20), dollars(1_000_000_000), TROUBLE)
 
 def with_faults(scenario: Scenario, names: tuple[str, ...]) -> Scenario:
     """Add the named faults to a scenario; raises KeyError on a name that is not in FAULT_NAMES."""
-    provider_faults = tuple(NAMED_FAULTS[name] for name in names if name not in (KILL, HANG_UP))
+    provider_faults = tuple(NAMED_FAULTS[name] for name in names if name in NAMED_FAULTS)
     if not names:
         return scenario
+    # A file has no server that could be cut, restarted, killed or replaced.
+    possible = WORKER_FAULTS if scenario.store == "sqlite" else (*WORKER_FAULTS, *STORE_FAULTS)
+    wanted = {*names} - {HANG_UP, *NAMED_FAULTS}
+    unknown = wanted - {*WORKER_FAULTS, *STORE_FAULTS}
+    if unknown:
+        raise KeyError(min(unknown))
     return replace(
         scenario,
         name=f"{scenario.name}+faults",
         faults=provider_faults,
         hang_up_percent=HANG_UP_PERCENT if HANG_UP in names else 0,
-        kills=1 if KILL in names else 0,
+        blows=tuple(name for name in possible if name in wanted),
     )

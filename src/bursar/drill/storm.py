@@ -14,7 +14,7 @@ import aiohttp
 from bursar.drill.agents import Agent, Attempt, Habit, Outcome
 from bursar.drill.answering import Config
 from bursar.drill.fake_provider import FakeProvider
-from bursar.drill.gateway import Books, Gateway
+from bursar.drill.gateway import Books, BooksClosedError, Gateway
 from bursar.drill.scenarios import Scenario
 from bursar.drill.till import Till
 from bursar.drill.verdict import Balance, BilledCall, Look, Measured
@@ -24,8 +24,9 @@ STORM_SECONDS_MAX = 120.0
 CALM_SECONDS_MAX = 30.0
 CALLS_PER_AGENT_MAX = 2_000
 PROBES_MAX = 20
-# A worker is killed when this much of the cap is used, and again after each further step of the same size.
-_KILL_STEP_PERCENT = 15
+# The first blow falls when this much of the cap is used, and so on; many blows stand closer.
+_BLOW_STEP_PERCENT = 15
+_BLOWS_PERCENT_MAX = 75
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,9 @@ class Storm:
     attempts: list[Attempt] = field(default_factory=list)
     probes: list[Attempt] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
-    kills: int = 0
+    blows: list[str] = field(default_factory=list)
     _agents_left: int = 0
+    _blow: asyncio.Task[None] | None = None
 
     async def run(self) -> Measured:
         """Let the agents loose, wait until all is quiet, and give what was measured."""
@@ -77,7 +79,7 @@ class Storm:
             holds_open=books.holds_open,
             audit=books.audit,
             looks=tuple(self.looks),
-            kills=self.kills,
+            blows=tuple(self.blows),
             seconds=round(time.monotonic() - began),
         )
 
@@ -90,7 +92,7 @@ class Storm:
             Agent(
                 number=number,
                 habit=habit(self.scenario, number, rng),
-                base_url=self.gateway.base_url,
+                base_url=self.gateway.base_urls[number % len(self.gateway.base_urls)],
                 key=self.gateway.key,
                 rng=random.Random(rng.random()),  # noqa: S311 - as above
                 seen=self.attempts.append,
@@ -125,28 +127,49 @@ class Storm:
         return await self.gateway.ledger.books()
 
     async def _is_calm(self) -> bool:
-        if self._till.in_flight:
+        if self._till.in_flight or self._blow is not None:
             return False
-        return not any(balance.held for balance in await self.gateway.ledger.balances())
+        try:
+            return not any(balance.held for balance in await self.gateway.ledger.balances())
+        except BooksClosedError:
+            return False
 
     async def _watch(self, rng: random.Random) -> None:
-        """Compare till and books again and again, and kill workers when their time has come."""
-        while True:
-            # The till first: what is billed later can only be covered better by what is booked by then.
-            till = self._till.total.nanodollars
-            balances = await self.gateway.ledger.balances()
-            self.looks.append(Look(till, Books(balances, 0, ()).booked(self.gateway.scope)))
-            self.tell(self._progress())
-            if self.kills < self._kills_due(balances) and self.gateway.kill_worker(rng):
-                self.kills += 1
-            await asyncio.sleep(LOOK_SECONDS)
+        """Compare till and books again and again, and strike when it is time."""
+        try:
+            while True:
+                # The till first: what is billed later can only be covered better by what is booked by then.
+                till = self._till.total.nanodollars
+                with contextlib.suppress(BooksClosedError):
+                    balances = await self.gateway.ledger.balances()
+                    self.looks.append(Look(till, Books(balances, 0, ()).booked(self.gateway.scope)))
+                    self._strike(balances, rng)
+                self.tell(self._progress())
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            if self._blow is not None:
+                await self._blow
 
-    def _kills_due(self, balances: tuple[Balance, ...]) -> int:
+    def _strike(self, balances: tuple[Balance, ...], rng: random.Random) -> None:
+        """Let the next blow fall when it is due and the one before is over."""
+        if self._blow is not None and self._blow.done():
+            self._blow.result()
+            self._blow = None
+        done = len(self.blows)
+        if self._blow is None and done < min(self._blows_due(balances), len(self.scenario.blows)):
+            self._blow = asyncio.create_task(self._fall(self.scenario.blows[done], rng))
+
+    async def _fall(self, blow: str, rng: random.Random) -> None:
+        if await self.gateway.strike(blow, rng):
+            self.blows.append(blow)
+
+    def _blows_due(self, balances: tuple[Balance, ...]) -> int:
         unit = "calls" if self.scenario.cap_calls is not None else "usd"
         booked = sum(row.captured for row in balances if row.scope == self.gateway.scope and row.unit == unit)
         # What is booked may run far ahead of the till where many answers are lost.
         used = max(self._used(), booked)
-        return min(self.scenario.kills, used * 100 // (_KILL_STEP_PERCENT * max(1, self._cap())))
+        step = min(_BLOW_STEP_PERCENT, _BLOWS_PERCENT_MAX // max(1, len(self.scenario.blows)))
+        return used * 100 // (step * max(1, self._cap()))
 
     def _cap(self) -> int:
         calls = self.scenario.cap_calls
