@@ -256,6 +256,8 @@ class Settings(_Section):
     keys: dict[KeyName, KeySettings] = {}
     upstreams: Annotated[dict[UpstreamName, UpstreamSettings], Field(validate_default=True)] = {}
     models: dict[str, ModelSettings] = {}
+    fallback: dict[str, Annotated[tuple[str, ...], Field(min_length=2, max_length=8, strict=False)]] = {}
+    """By model, or a pattern such as `gpt-5*`: `UPSTREAM` or `UPSTREAM/MODEL`, in the order in which they are asked."""
     policy: PolicySettings = PolicySettings()
 
     @field_validator("upstreams", mode="before")
@@ -304,6 +306,22 @@ class Settings(_Section):
             if model.upstream and model.upstream not in self.upstreams:
                 hint = _nearest(model.upstream, list(self.upstreams))
                 raise ValueError(f'[models."{name}"] names the upstream {model.upstream!r}, which is not set{hint}')
+        return self
+
+    @model_validator(mode="after")
+    def _fallbacks_stay_in_a_dialect(self) -> Settings:
+        for model, routes in self.fallback.items():
+            names = [route.partition("/")[0] for route in routes]
+            unknown = [name for name in names if name not in self.upstreams]
+            if unknown:
+                hint = _nearest(unknown[0], list(self.upstreams))
+                raise ValueError(f'[fallback] "{model}" names the upstream {unknown[0]!r}, which is not set{hint}')
+            if len({self.upstreams[name].dialect for name in names}) > 1:
+                raise ValueError(
+                    f'[fallback] "{model}" goes from one dialect to another; a request cannot be sent in both'
+                )
+            if len(set(routes)) < len(routes):
+                raise ValueError(f'[fallback] "{model}" names the same upstream and model twice')
         return self
 
     def run_template(self, key: str) -> RunTemplate:
