@@ -12,14 +12,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 SECONDS_OF_FUZZ = $(or $(SECONDS),60)
 SEED ?= 1
+SCHEDULES ?= 10000
 AGENTS ?= 64
 MONEY := src/bursar/money.py,src/bursar/call.py,src/bursar/pricing/*,src/bursar/dialects/*,src/bursar/ledger/*
 PATHS := src tests scripts bench
 
-.PHONY: help drill test check format lint types contracts architecture tests cover mutants fuzz agents bench lock clean
+.PHONY: help drill test check format lint types contracts architecture tests cover mutants fuzz agents bench bench-ledger simulate lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 drill: $(VENV)/.run  ## 64 agents against the cap: fake provider, real gateway, no key, no network
 	$(BIN)/bursar drill --agents $(AGENTS)
@@ -64,6 +65,12 @@ agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bur
 
 bench: $(VENV)/.run  ## side by side with nginx and LiteLLM; writes bench/results/ and docs/bench.md (about 15 minutes)
 	$(BIN)/python bench/run.py
+
+bench-ledger: $(VENV)/.run  ## the ledger alone, both stores, 1 and 4 gateways, against a transaction per call; writes docs/bench-ledger.md
+	$(BIN)/python bench/ledger.py --write --json bench/results/ledger.json
+
+simulate: $(VENV)/.dev  ## many gateways in virtual time under every fault: make simulate SCHEDULES=10000 SEED=7
+	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --seed $(SEED)
 
 lock: $(VENV)/.uv  ## bring requirements/*.lock up to date with pyproject.toml
 	$(UV) $(LOCK) --output-file requirements/run.lock
