@@ -94,6 +94,8 @@ class UsageRules:
 
     reasoning_apart: bool = False
     """Whether the completion of a chat leaves out the reasoning, which is billed as output all the same."""
+    cached_field: str = ""
+    """Where a chat counts cached input when it is not in the details."""
     reports_cost: bool = False
     """Whether the usage says in USD what was charged (`cost`)."""
 

@@ -129,7 +129,7 @@ def test_the_examples_that_init_writes_are_valid(tmp_path: Path) -> None:
     call("init", str(path))
     path.write_text(re.sub(r"(?m)^# (\w+ = |\[)", r"\1", path.read_text()))
     settings = load(path)
-    assert set(settings.upstreams) == {"openai", "anthropic", "groq"}
+    assert set(settings.upstreams) >= {"openai", "anthropic", "gemini", "groq"}
     assert (set(settings.keys), set(settings.models)) == ({"ci"}, {"my-model"})
 
 

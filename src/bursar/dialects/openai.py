@@ -90,6 +90,14 @@ def with_reasoning(usage: dict[str, object], prompt: int, completion: int) -> in
     return max(completion + reasoning, count(usage, "total_tokens") - prompt)
 
 
+def with_cached(usage: dict[str, object], name: str) -> dict[str, object]:
+    """Give the usage with its cached input in the details, where a server counts it at the top."""
+    details = inner(usage, "prompt_tokens_details")
+    if details.get("cached_tokens") is not None:
+        return usage
+    return usage | {"prompt_tokens_details": details | {"cached_tokens": usage.get(name)}}
+
+
 def reported_cost(usage: dict[str, object], tokens: int) -> Money | None:
     """Give what the server says it charged in USD, or None when it does not say; raises UntrustedError.
 

@@ -21,7 +21,11 @@ from bursar.pricing.rates import Family
 from bursar.proxy import Gate
 from bursar.settings import Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
-from bursar.upstream.providers import PROVIDERS, Endpoint
+from bursar.upstream.counting import Counting, is_providers_own
+from bursar.upstream.configured import ways_of
+from bursar.upstream.fetch import fetch
+from bursar.upstream.providers import Endpoint, Signing
+from bursar.upstream.signing import Signer, aws_signer, google_signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,12 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         name: _endpoint(name, upstream, settings, provider_keys) for name, upstream in settings.upstreams.items()
     }
     book = price_book(settings)
+    upstream = Upstream(endpoints, DIALECTS)
     gate = Gate(
         book=book,
         ledger=Ledger(store, settings.policy.wait_seconds_max),
-        upstream=Upstream(endpoints, DIALECTS),
+        upstream=upstream,
+        counting=Counting(upstream, {name: _counts(one) for name, one in settings.upstreams.items()}),
         endpoints=endpoints,
         policy=OutputPolicy(
             tokens_default=settings.policy.output_tokens_default,
@@ -72,7 +78,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         missing_keys={
             name: f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
             for name, upstream in settings.upstreams.items()
-            if upstream.key_env and not provider_keys.get(name)
+            if upstream.needs_key and not provider_keys.get(name)
         },
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
     )
@@ -92,21 +98,46 @@ def price_book(settings: Settings) -> Book:
 
 
 def _endpoint(name: str, upstream: UpstreamSettings, settings: Settings, provider_keys: Mapping[str, str]) -> Endpoint:
+    provider, secret = upstream.record, provider_keys.get(name, "")
+    own_read_on = upstream.read_on_seconds_max
     return Endpoint(
         name=name,
         base_url=upstream.base_url.rstrip("/"),
-        secret=provider_keys.get(name, ""),
-        provider=PROVIDERS[upstream.dialect],
+        secret=secret,
+        provider=provider,
         quirks=Quirks(
             output_field=upstream.output_field,
             takes_stream_options=upstream.takes_stream_options,
-            takes_service_tier=bool(upstream.takes_service_tier),
-            allow_fields=frozenset(settings.policy.allow_fields),
+            takes_service_tier=upstream.takes_service_tier,
+            allow_fields=frozenset(settings.policy.allow_fields) | provider.allow_fields,
+            set_fields=provider.set_fields,
+            dropped_fields=provider.dropped_fields,
+            beta_field=provider.beta_field,
+            usage=provider.usage,
         ),
         connect_seconds_max=upstream.connect_seconds_max,
         idle_seconds_max=upstream.idle_seconds_max,
         total_seconds_max=upstream.total_seconds_max,
+        read_on_seconds_max=settings.policy.read_on_seconds_max if own_read_on is None else own_read_on,
+        path_prefix=upstream.path_prefix,
+        ways=ways_of(provider, api_version=upstream.api_version, region=upstream.region, project=upstream.project),
+        signer=None if secret else _signer(upstream),
     )
+
+
+def _signer(upstream: UpstreamSettings) -> Signer | None:
+    """Give what signs the requests where there is no key; raises MissingExtraError."""
+    match upstream.record.signing:
+        case Signing.NONE:
+            return None
+        case Signing.GOOGLE:
+            return google_signer(fetch)
+        case Signing.AWS:
+            return aws_signer(upstream.region)
+
+
+def _counts(upstream: UpstreamSettings) -> bool:
+    return is_providers_own(upstream.base_url) if upstream.counts_input is None else upstream.counts_input
 
 
 def _declared_caller(name: str, settings: Settings) -> Caller:

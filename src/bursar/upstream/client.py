@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
+from bursar.call import Head
 from bursar.dialects.free import FreeRequest
 from bursar.dialects.protocol import Dialect
 from bursar.ledger.hold import OpenHold
+from bursar.upstream import aws_events
+from bursar.upstream.aws_events import AwsEvents, FrameError
 from bursar.upstream.free import SECONDS_MAX, FreeAnswer, read_whole
 from bursar.upstream.http import BrokenError, ConnectError, Connection, Origin, Pool
+from bursar.upstream.outgoing import NoWayError, quirks_for, request_bytes, target_of
 from bursar.upstream.providers import Endpoint
+from bursar.upstream.signing import SigningError
 
 
 class NotSentError(Exception):
@@ -25,15 +30,23 @@ class UnansweredError(Exception):
 class Reply:
     """The provider's answer: status and headers as received, and the body in the chunks in which it arrives."""
 
-    __slots__ = ("_connection", "_pool", "content_type", "headers", "is_stream", "status")
+    __slots__ = ("_connection", "_events", "_pool", "content_type", "headers", "is_stream", "status")
 
     def __init__(self, connection: Connection, pool: Pool) -> None:
         self._connection = connection
+        self._events: AwsEvents | None = None
         self._pool = pool
         self.status = connection.status
         self.headers = connection.headers
         types = [value for name, value in self.headers if name.lower() == b"content-type"]
         self.content_type = types[-1].decode("latin-1").lower() if types else ""
+        if self.content_type.startswith(aws_events.CONTENT_TYPE):
+            # Clients of the wire format know server-sent events only.
+            self._events, self.content_type = AwsEvents(), "text/event-stream"
+            others = [
+                header for header in self.headers if header[0].lower() not in (b"content-type", b"content-length")
+            ]
+            self.headers = [*others, (b"content-type", b"text/event-stream")]
         self.is_stream = self.content_type.startswith("text/event-stream")
         """Whether the body is a stream of events, to be passed on as it arrives."""
 
@@ -41,8 +54,13 @@ class Reply:
         """Give the body as it arrives; raises UnansweredError when it ends before its end."""
         try:
             async for chunk in self._connection.chunks():
-                yield chunk
-        except BrokenError as error:
+                if self._events is None:
+                    yield chunk
+                elif events := self._events.feed(chunk):
+                    yield events
+            if self._events is not None:
+                self._events.finish()
+        except (BrokenError, FrameError) as error:
             raise UnansweredError(f"{error} in the middle of its answer") from error
 
     async def __aenter__(self) -> Reply:
@@ -75,8 +93,9 @@ class Upstream:
         """Send what was quoted and held, once; raises NotSentError, UnansweredError or LedgerUnavailableError."""
         call = hold.quote.call
         endpoint, pool = self._endpoints[call.upstream], self._pools[call.upstream]
-        body = self._dialects[call.dialect].render(call, hold.granted.output_tokens, endpoint.quirks)
-        request = _head(call.head.target, call.head.headers, len(body), endpoint, pool.origin) + body
+        quirks = quirks_for(endpoint, hold.quote)
+        body = self._dialects[call.dialect].render(call, hold.granted.output_tokens, quirks)
+        request = await _request(endpoint, pool.origin, call.head, call.model, call.stream, body)
         try:
             connection = await pool.take()
         except ConnectError as error:
@@ -95,7 +114,7 @@ class Upstream:
     async def ask_free(self, free: FreeRequest, seconds_max: float = SECONDS_MAX) -> FreeAnswer:
         """Ask what costs nothing, and read the answer whole; raises NotSentError or UnansweredError."""
         endpoint, pool = self._endpoints[free.upstream], self._pools[free.upstream]
-        request = _head(free.head.target, free.head.headers, len(free.body), endpoint, pool.origin) + free.body
+        request = await _request(endpoint, pool.origin, free.head, free.model, False, free.body)
         try:
             async with asyncio.timeout(seconds_max):
                 connection = await pool.take()
@@ -112,14 +131,10 @@ class Upstream:
             raise UnansweredError(f"the upstream {endpoint.name} gave no answer in {seconds_max:g} seconds") from None
 
 
-def _head(target: str, passed: tuple[tuple[str, str], ...], length: int, endpoint: Endpoint, origin: Origin) -> bytes:
-    # The meter reads the bytes of the answer, so they must not come compressed.
-    lines = [
-        f"POST {origin.prefix}{target} HTTP/1.1\r\nhost: {origin.authority}\r\ncontent-length: {length}\r\n"
-        "content-type: application/json\r\naccept-encoding: identity\r\n"
-    ]
-    lines += [f"{name}: {value}\r\n" for name, value in passed]
-    if endpoint.secret:
-        lines.append(f"{endpoint.provider.key_header}: {endpoint.provider.key_prefix}{endpoint.secret}\r\n")
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1")
+async def _request(endpoint: Endpoint, origin: Origin, head: Head, model: str, stream: bool, body: bytes) -> bytes:
+    """Give the request as it will be sent; raises NotSentError."""
+    try:
+        target = target_of(endpoint, head, model, stream)
+        return await request_bytes(endpoint, origin, target, head.headers, body)
+    except (NoWayError, SigningError) as error:
+        raise NotSentError(str(error)) from error

@@ -1,0 +1,59 @@
+"""A held call as the provider takes it: its path, its head, and the fields that it wants otherwise."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from urllib.parse import quote as percent_encoded
+
+from bursar.call import Head
+from bursar.dialects.body import object_with, value_text
+from bursar.dialects.protocol import Quirks
+from bursar.pricing.quote import Quote
+from bursar.upstream.http import Origin
+from bursar.upstream.providers import Endpoint
+from bursar.upstream.signing import Headers, Unsigned
+
+
+class NoWayError(Exception):
+    """The provider has nothing at this path."""
+
+
+def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
+    """Give path and query at the provider, after its base URL; raises NoWayError."""
+    if not endpoint.ways:
+        path = head.target
+        return endpoint.path_prefix + path.removeprefix("/v1") if path.startswith("/v1/") else path
+    path = head.target.partition("?")[0].replace(f"/models/{model}:", "/models/{model}:")
+    way = endpoint.ways.get(path)
+    if way is None:
+        raise NoWayError(f"the upstream {endpoint.name} has no {path.replace('{model}', model)}")
+    # A model's name may hold a slash or a colon, which must not become part of the path.
+    to = (way.to_stream if stream and way.to_stream else way.to).replace("{model}", percent_encoded(model, safe="@"))
+    return f"{to}?{way.query}" if way.query else to
+
+
+def quirks_for(endpoint: Endpoint, quote: Quote) -> Quirks:
+    """Give the upstream's quirks, and where it is a router, keep it to what was quoted."""
+    field = endpoint.provider.price_ceiling_field
+    if not field:
+        return endpoint.quirks
+    ceiling = json.dumps({"prompt": "?", "completion": "!"})
+    ceiling = ceiling.replace('"?"', str(quote.rates.input)).replace('"!"', str(quote.rates.output))
+    wishes = value_text(quote.call.body, field)
+    within = object_with(wishes if wishes.startswith("{") else "{}", "max_price", ceiling)
+    return replace(endpoint.quirks, set_fields={**endpoint.quirks.set_fields, field: within})
+
+
+async def request_bytes(endpoint: Endpoint, origin: Origin, target: str, passed: Headers, body: bytes) -> bytes:
+    """Give the whole request with its credentials; raises SigningError."""
+    url = f"{'https' if origin.is_tls else 'http'}://{origin.authority}{origin.prefix}{target}"
+    credentials = await endpoint.credentials.headers(Unsigned("POST", url, body))
+    # The meter reads the bytes of the answer, so they must not come compressed.
+    lines = [
+        f"POST {origin.prefix}{target} HTTP/1.1\r\nhost: {origin.authority}\r\ncontent-length: {len(body)}\r\n"
+        "content-type: application/json\r\naccept-encoding: identity\r\n"
+    ]
+    lines += [f"{name}: {value}\r\n" for name, value in (*passed, *credentials)]
+    lines.append("\r\n")
+    return "".join(lines).encode("latin-1") + body
