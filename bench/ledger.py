@@ -199,7 +199,8 @@ def page(facts: dict) -> str:  # type: ignore[type-arg]
         "Written by `make bench-ledger`. One pair is a durable hold and a durable settlement of one call on four "
         "accounts (dollars and calls of its run, dollars and calls of an organisation); *hot*: all calls on one "
         f"organisation, *spread*: on {SPREAD:,}. {IN_FLIGHT} calls are in flight in all. *Naive* is what a gateway "
-        "gets that makes one transaction of its own for each hold and each settlement, on narrower tables, in the same run "
+        "gets that makes one transaction of its own for each hold and each settlement, on narrower tables, in the same "
+        "run "
         "(PostgreSQL: a connection for every call in flight). After each run of ours the books were replayed and "
         "agreed.",
         "",
