@@ -17,7 +17,7 @@ AGENTS ?= 64
 MONEY := src/bursar/money.py,src/bursar/call.py,src/bursar/pricing/*,src/bursar/dialects/*,src/bursar/ledger/*
 PATHS := src tests scripts bench
 
-.PHONY: help drill test check format lint types contracts architecture tests cover mutants fuzz agents bench bench-ledger simulate lock clean
+.PHONY: help drill test check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,10 @@ cover: tests  ## tests with coverage and a page per module in htmlcov/
 
 mutants: $(VENV)/.dev  ## break the money code on purpose and see that a test notices; writes docs/mutants.md
 	$(BIN)/python scripts/mutate.py
+
+mutants-sql: $(VENV)/.dev  ## the same with the SQL of both stores; writes docs/mutants-sql-*.md (an hour)
+	$(BIN)/python scripts/mutate_sql.py --engine sqlite
+	$(BIN)/python scripts/mutate_sql.py --engine postgres
 
 fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=7
 	$(BIN)/python -m tests.fuzz.fuzz_parsers --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
