@@ -18,7 +18,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -156,6 +156,9 @@ def main() -> None:
     given = parser.parse_args()
     chosen = [mutant for mutant in mutants(given.engine) if given.only in mutant.where]
     known = reasons(given.engine)
+    untouched = chosen[0]
+    if is_noticed(replace(untouched, text=untouched.file.read_text(encoding="utf-8")), given.engine):
+        sys.exit("the tests fail without any mutant; a mutant would look noticed")
     with ThreadPoolExecutor(given.jobs) as pool:
         noticed = list(pool.map(lambda mutant: is_noticed(mutant, given.engine), chosen))
     alive = [mutant for mutant, is_seen in zip(chosen, noticed, strict=True) if not is_seen]
