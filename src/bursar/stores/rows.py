@@ -1,0 +1,54 @@
+"""Rows of the books as the rest of the house sees them; the same for every database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from bursar.clock import Instant
+from bursar.ledger.account import HoldState
+from bursar.ledger.books import HoldFacts, amounts, unpack
+from bursar.ledger.store import Entry, HoldRow, KeyRow, QuarantineRow
+
+
+def hold_row(row: Sequence[object]) -> HoldRow:
+    """Give a hold as the books remember it."""
+    hold = HoldFacts._make(row)
+    settled_at = None if hold.settled_at is None else Instant(hold.settled_at)
+    return HoldRow(
+        call_id=hold.call_id,
+        worker=hold.worker,
+        state=HoldState(hold.state),
+        accounts=unpack(hold.accounts),
+        held=amounts(hold.held),
+        captured=amounts(hold.captured),
+        overrun=amounts(hold.overrun),
+        output_tokens=hold.output_tokens,
+        model=hold.model,
+        upstream=hold.upstream,
+        opened_at=Instant(hold.opened_at),
+        settled_at=settled_at,
+        basis=hold.basis,
+        why=hold.why,
+    )
+
+
+def entry_row(row: tuple[int, int, str, str, str, int, int, int, str, str]) -> Entry:
+    """Give one line of the ledger."""
+    seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail = row
+    named = unpack(accounts)
+    return Entry(seq, Instant(at), kind, call_id, worker, usd, calls, tokens, named, json.loads(detail))
+
+
+def key_row(row: tuple[str, str, str, str, int, int | None]) -> KeyRow:
+    """Give a key."""
+    name, digest, run, limits_json, created_at, revoked_at = row
+    revoked = None if revoked_at is None else Instant(revoked_at)
+    return KeyRow(name, digest, run, limits_json, Instant(created_at), revoked)
+
+
+def quarantine_row(row: tuple[str, int, str, int, int, int, int, int, int]) -> QuarantineRow:
+    """Give a model in quarantine."""
+    model, since, call_id, *rest = row
+    held, cost = (rest[0], rest[1], rest[2]), (rest[3], rest[4], rest[5])
+    return QuarantineRow(model, Instant(since), call_id, amounts(held), amounts(cost))
