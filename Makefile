@@ -17,7 +17,7 @@ AGENTS ?= 64
 MONEY := src/bursar/money.py,src/bursar/call.py,src/bursar/pricing/*,src/bursar/dialects/*,src/bursar/ledger/*
 PATHS := src tests scripts bench
 
-.PHONY: help drill test check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate lock clean
+.PHONY: help drill test machine check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -25,8 +25,11 @@ help:  ## this list
 drill: $(VENV)/.run  ## 64 agents against the cap: fake provider, real gateway, no key, no network
 	$(BIN)/bursar drill --agents $(AGENTS)
 
-test: check tests  ## all that a change must pass: check, then every test with coverage, then a short drill
-	$(BIN)/bursar drill --agents 8 --cap-calls 20
+test: machine check tests  ## all that a change must pass: check, then every test with coverage, then a short drill on both stores
+	$(BIN)/bursar drill --agents 16 --cap-calls 40 --store both --gateways 2 --workers 2 --faults all
+
+machine:  ## install what the tests need of the machine (PostgreSQL's programs), or say what is missing
+	scripts/machine.sh
 
 check: format lint types contracts architecture  ## format, lint, types, import contracts, architecture
 
