@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bursar.clock import SystemClock
+from bursar.clock import SECOND, SystemClock
 from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
@@ -14,15 +15,15 @@ from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
 from bursar.ledger.hold import Ledger
 from bursar.ledger.store import Store
-from bursar.pricing.book import Book, regional_percent
+from bursar.pricing.book import Book, Terms, regional_percent
 from bursar.pricing.own import OwnModel
 from bursar.pricing.quote import OutputPolicy
 from bursar.pricing.rates import Family
 from bursar.proxy import Gate
 from bursar.settings import Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
-from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.configured import ways_of
+from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.fetch import fetch
 from bursar.upstream.providers import Endpoint, Signing
 from bursar.upstream.signing import Signer, aws_signer, google_signer
@@ -92,8 +93,21 @@ def price_book(settings: Settings) -> Book:
             for name, model in settings.models.items()
         },
         provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
-        percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
+        percent_of={
+            name: max(upstream.price_percent, regional_percent(upstream.base_url))
+            for name, upstream in settings.upstreams.items()
+        },
+        terms={name: _terms(upstream) for name, upstream in settings.upstreams.items()},
         stored=stored_book.read(stored_book.place(settings.ledger.url)),
+    )
+
+
+def _terms(upstream: UpstreamSettings) -> Terms:
+    seconds = upstream.connect_seconds_max + upstream.total_seconds_max
+    return Terms(
+        deployments=upstream.deployments,
+        only_deployments=upstream.record.only_deployments,
+        horizon=math.ceil(seconds) * SECOND,
     )
 
 

@@ -19,6 +19,7 @@ PROVIDERS = {
     "mistral": "mistral",
     "openai": "openai",
     "text-completion-openai": "openai",
+    "xai": "x-ai",
 }
 MODES = {"chat", "responses", "completion", "embedding"}
 # These search on their own and charge for each search, or speak, draw or listen at rates of their own.

@@ -70,6 +70,7 @@ def listed_card(
     limits: Limits,
     providers: Mapping[str, listed.Provider] = PROVIDERS,
     source: str = SOURCE,
+    horizon: int = HORIZON,
 ) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
     model = find_model(provider_id, name, limits.made_on, providers)
@@ -78,13 +79,21 @@ def listed_card(
         raise DoubtError("models of that kind charge for more than the tokens of text that the gateway can bound")
     if limit is None:
         raise DoubtError("its output maximum is not known", _known(model, provider_id, now))
-    return card_of(model, provider_id, name, now, limit, f"rates: {source}; limits: {limits.source}")
+    return card_of(model, provider_id, name, now, limit, f"rates: {source}; limits: {limits.source}", horizon)
 
 
-def card_of(model: listed.ModelInfo, provider_id: str, name: str, now: Instant, limit: Limit, source: str) -> Card:
+def card_of(
+    model: listed.ModelInfo,
+    provider_id: str,
+    name: str,
+    now: Instant,
+    limit: Limit,
+    source: str,
+    horizon: int = HORIZON,
+) -> Card:
     """Give the card of a listed model with the highest rates from now to the horizon; raises DoubtError."""
     _check_second_opinion(model, limit)
-    moments, valid_until = _moments(model, now)
+    moments, valid_until = _moments(model, now, horizon)
     claude = provider_id == "anthropic"
     tiers = _tiers(model, moments, limit, claude)
     context = max(limit.context_tokens, model.context_window or 0)
@@ -157,11 +166,11 @@ def _literals(clause: object) -> Iterator[str]:
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def _moments(model: listed.ModelInfo, now: Instant) -> tuple[list[int], Instant]:
+def _moments(model: listed.ModelInfo, now: Instant, horizon: int) -> tuple[list[int], Instant]:
     """Give every instant from now to the horizon at which a price begins, and until when the answer stays the same."""
     changes = sorted({change for constraint in _constraints(model) for change in _changes(constraint, now)})
-    inside = [change for change in changes if now < change <= now + HORIZON]
-    until = min((Instant(at) for change in changes for at in (change - HORIZON, change) if at > now), default=FOREVER)
+    inside = [change for change in changes if now < change <= now + horizon]
+    until = min((Instant(at) for change in changes for at in (change - horizon, change) if at > now), default=FOREVER)
     return [now, *inside], until
 
 

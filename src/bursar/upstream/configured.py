@@ -9,7 +9,7 @@ from typing import Any
 
 from bursar.upstream.providers import BUILT_IN, COMPATIBLE, PROVIDERS, Provider, Way
 
-_FROM_THE_PROVIDER = ("dialect", "key_env", "prices", "price_percent", "output_field", "path_prefix")
+_FROM_THE_PROVIDER = ("dialect", "key_env", "prices", "output_field", "path_prefix")
 _SWITCHES = ("takes_stream_options", "takes_service_tier")
 
 
@@ -54,13 +54,15 @@ def filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     missing = sorted(need for need in provider.needs if not made.get(need))
     if missing:
         raise ValueError(f"{name}: {made['provider']} needs {' and '.join(missing)}")
+    region = str(made.get("region", ""))
+    made.setdefault("price_percent", provider.price_percent_of_region.get(region, provider.price_percent))
     for key in _FROM_THE_PROVIDER:
         made.setdefault(key, getattr(provider, key))
     for key in _SWITCHES:
         if made.get(key) is None:
             made[key] = getattr(provider, key)
     made["prices"] = made["prices"] or name
-    base_url = _base_url(provider, str(made.get("region", "")))
+    base_url = _base_url(provider, region)
     if base_url:
         made.setdefault("base_url", base_url)
     return made

@@ -77,6 +77,8 @@ class Provider:
     """The price list that holds for it; empty: only what the operator says in [models]."""
     price_percent: int = 100
     """What it charges at most of that list."""
+    price_percent_of_region: Mapping[str, int] = field(default_factory=dict)
+    """Where it charges less than that."""
     only_deployments: bool = False
     """Whether its model names say nothing, so that each has to be named with its model in `deployments`."""
     unbilled_statuses: frozenset[int] = _BEFORE_GENERATION
@@ -153,9 +155,9 @@ PROVIDERS: Mapping[str, Provider] = {
             },
             _RESPONSES: Way("/openai/responses", query=_DATED),
         },
-        prices="azure",
-        # Data zone and regional deployments cost a tenth more than global ones, and the name does not tell.
-        price_percent=110,
+        prices="openai",
+        # Deployments in a data zone or region cost a tenth, and for some models a fifth, more than global ones.
+        price_percent=120,
         only_deployments=True,
         unbilled_statuses=_AZURE,
     ),
@@ -169,7 +171,9 @@ PROVIDERS: Mapping[str, Provider] = {
             f"/v1beta/models/{{model}}:{method}": Way(f"{_GOOGLE_MODEL}:{method}", query=query)
             for method, query in (("generateContent", ""), ("streamGenerateContent", "alt=sse"), ("countTokens", ""))
         },
-        prices="vertex",
+        prices="google",
+        price_percent=110,
+        price_percent_of_region={"global": 100},
         # "Charged only for requests that return a 200" (its price page).
         unbilled_statuses=_ALL_ERRORS,
     ),
@@ -180,9 +184,9 @@ PROVIDERS: Mapping[str, Provider] = {
         signing=Signing.GOOGLE,
         needs=frozenset({"project", "region"}),
         ways={_MESSAGES: Way(_CLAUDE_ON_GOOGLE + ":rawPredict", _CLAUDE_ON_GOOGLE + ":streamRawPredict")},
-        prices="vertex",
-        # Regional and multi-region endpoints cost a tenth more than the global one; the settings can say 100.
+        prices="anthropic",
         price_percent=110,
+        price_percent_of_region={"global": 100},
         unbilled_statuses=_ALL_ERRORS,
         set_fields={"anthropic_version": '"vertex-2023-10-16"'},
         dropped_fields=frozenset({"model", "service_tier"}),
@@ -195,7 +199,6 @@ PROVIDERS: Mapping[str, Provider] = {
         needs=frozenset({"region"}),
         ways={_MESSAGES: Way("/model/{model}/invoke", "/model/{model}/invoke-with-response-stream")},
         prices="bedrock",
-        price_percent=110,
         set_fields={"anthropic_version": '"bedrock-2023-05-31"'},
         dropped_fields=frozenset({"model", "stream", "service_tier"}),
         beta_field="anthropic_beta",
