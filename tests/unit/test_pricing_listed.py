@@ -146,6 +146,29 @@ def test_two_lists_that_disagree_are_a_doubt() -> None:
         card(a_model(), limit=LIMIT._replace(output_rate=Rate(8_000_001)))
 
 
+def test_a_cliff_that_one_list_does_not_have_is_a_doubt() -> None:
+    plain = a_model(context=400_000)
+    steep = a_model(
+        (None, {**PRICES, "input_mtok": listed.TieredPrices(Decimal(2), [listed.Tier(200_000, Decimal(4))])})
+    )
+    with pytest.raises(DoubtError, match="what long inputs cost"):
+        card(plain, limit=LIMIT._replace(cliff_tokens=272_000))
+    assert card(plain, limit=LIMIT._replace(context_tokens=272_000, cliff_tokens=400_000)).context_tokens == 400_000
+    assert len(card(steep, limit=LIMIT._replace(cliff_tokens=272_000)).tiers["default"]) == 2
+    assert len(card(steep, limit=LIMIT._replace(cliff_tokens=200_000)).tiers["default"]) == 2
+    with pytest.raises(DoubtError, match="what long inputs cost"):
+        card(steep, limit=LIMIT._replace(cliff_tokens=128_000))
+
+
+def test_hours_that_one_list_does_not_have_are_a_doubt() -> None:
+    night = listed.TimeOfDateConstraint(time(0, tzinfo=UTC), time(6, tzinfo=UTC))
+    model = a_model((None, PRICES), (night, {"input_mtok": Decimal(1), "output_mtok": Decimal(4)}))
+    assert "default" in card(model).tiers
+    with pytest.raises(DoubtError, match="cheaper at some hours"):
+        card(model, limit=LIMIT._replace(one_price_a_day=True))
+    assert "default" in card(a_model(), limit=LIMIT._replace(one_price_a_day=True)).tiers
+
+
 def test_the_second_list_may_name_the_price_of_any_time() -> None:
     later = {"input_mtok": Decimal(4), "output_mtok": Decimal(16)}
     model = a_model((None, PRICES), (listed.StartDateConstraint(date(2027, 1, 1)), later))

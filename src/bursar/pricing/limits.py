@@ -23,6 +23,10 @@ class Limit(NamedTuple):
     output_rate: Rate
     us_percent: int
     """What a call costs that runs in the US only, in hundredths."""
+    cliff_tokens: int = 0
+    """Where the second price source has a dearer rate for longer inputs; 0: nowhere."""
+    one_price_a_day: bool = False
+    """Whether the second price source says that no hour is cheaper than another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +79,9 @@ def limits_of(table: Mapping[str, Any]) -> Limits:
         unbounded_names=re.compile(table["unbounded_names"]),
         models={
             provider: {
-                name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent)
-                for name, (context, output, input_rate, output_rate, us_percent) in rows.items()
+                # A table that was stored by an older release has fewer columns.
+                name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent, *more)
+                for name, (context, output, input_rate, output_rate, us_percent, *more) in rows.items()
             }
             for provider, rows in table["models"].items()
         },

@@ -30,6 +30,8 @@ UNBOUNDED_NAME = re.compile(
 HARMLESS_COST = re.compile(r"batches|search_context|grounding|^regional_|^code_interpreter|^file_search|^web_search")
 # An input token of audio is bounded like one of text as long as it is no dearer.
 AUDIO_IN = re.compile(r"^input_cost_per_audio_token")
+# Long inputs cost more beyond this many thousand tokens; the names with a tier behind repeat it.
+CLIFF = re.compile(r"^input_cost_per_token_above_(\d+)k_tokens$")
 TOKEN_COST = re.compile(
     r"^(input_cost_per_token|output_cost_per_token|output_cost_per_reasoning_token|cache_(read|creation)_input_token_cost)"
 )
@@ -39,6 +41,8 @@ COLUMNS = [
     "input_picodollars_per_token",
     "output_picodollars_per_token",
     "us_inference_percent",
+    "cliff_tokens",
+    "one_price_a_day",
 ]
 
 
@@ -75,6 +79,8 @@ def read_row(key: str, entry: Mapping[str, Any]) -> list[int] | None:
         picodollars(entry.get("input_cost_per_token", 0)),
         picodollars(entry.get("output_cost_per_token", 0)),
         int((Decimal(us) * 100).to_integral_value(ROUND_CEILING)),
+        min((int(cliff[1]) * 1_000 for cliff in map(CLIFF.match, entry) if cliff), default=0),
+        int(not any("peak" in name for name in entry)),
     ]
 
 

@@ -97,6 +97,7 @@ def card_of(
     claude = provider_id == "anthropic"
     tiers = _tiers(model, moments, limit, claude)
     context = max(limit.context_tokens, model.context_window or 0)
+    _check_cliff(tiers, limit, context)
     unasked = context
     if any(steps[-1].above_input_tokens >= context for steps in tiers.values()):
         context = max(context, LONG_CONTEXT_TOKENS)
@@ -240,6 +241,14 @@ def _check_second_opinion(model: listed.ModelInfo, limit: Limit) -> None:
         known.add(tuple(_rate(price, 0).picodollars if price is not None else 0 for price in base))
     if (limit.input_rate.picodollars, limit.output_rate.picodollars) not in known:
         raise DoubtError("two public price lists disagree on it")
+    if limit.one_price_a_day and any(isinstance(one, listed.TimeOfDateConstraint) for one in _constraints(model)):
+        raise DoubtError("two public price lists disagree on whether it is cheaper at some hours")
+
+
+def _check_cliff(tiers: Mapping[str, tuple[Step, ...]], limit: Limit, context_tokens: int) -> None:
+    starts = {step.above_input_tokens for step in tiers[DEFAULT_TIER]}
+    if 0 < limit.cliff_tokens < context_tokens and not any(0 < start <= limit.cliff_tokens for start in starts):
+        raise DoubtError("two public price lists disagree on what long inputs cost")
 
 
 def _tiers(model: listed.ModelInfo, moments: list[int], limit: Limit, claude: bool) -> dict[str, tuple[Step, ...]]:
