@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from databases import database_of
 
 from bursar.clock import SECOND, Instant
 from bursar.ledger.account import (
@@ -44,6 +45,7 @@ from bursar.ledger.audit import audit
 from bursar.ledger.reaper import reap_once
 from bursar.ledger.store import LedgerUnavailableError, Store
 from bursar.money import BrokenInvariantError
+from bursar.stores.postgres import PostgresStore
 from bursar.stores.sqlite import SqliteStore
 
 KEY, RUN = "key:ci", "run:r1"
@@ -64,7 +66,10 @@ class Hands:
 
 
 Engine = Callable[[Path, Hands], Store]
-ENGINES: dict[str, Engine] = {"sqlite": lambda folder, clock: SqliteStore(folder / "ledger.db", clock)}
+ENGINES: dict[str, Engine] = {
+    "postgres": lambda folder, clock: PostgresStore(database_of(folder), clock, marker=folder / "ledger.json"),
+    "sqlite": lambda folder, clock: SqliteStore(folder / "ledger.db", clock),
+}
 
 
 @pytest.fixture

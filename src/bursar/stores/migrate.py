@@ -8,11 +8,15 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any, Protocol
 
 from bursar.clock import Instant
 from bursar.stores.queries import queries
 
 _FILE = re.compile(r"^(\d{4})_\w+\.sql$")
+_BESIDE = re.compile(r"^-- beside: (\d+)$", re.MULTILINE)
+MIGRATION_LOCK = 7_236_119_402_113_881_453
+"""One gateway migrates a PostgreSQL database, the others wait for it."""
 
 
 class SchemaError(Exception):
@@ -31,6 +35,28 @@ class Migration:
     def digest(self) -> str:
         """Give the SHA-256 of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def beside(self) -> int:
+        """Give the oldest schema whose gateways may go on running once this step is taken (a rolling upgrade)."""
+        said = _BESIDE.search(self.text)
+        return int(said[1]) if said else self.number
+
+
+class Session(Protocol):
+    """What a migration needs of a connection to PostgreSQL."""
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Run a query, or a script when there are no arguments."""
+        ...
+
+    async def fetch(self, query: str, *args: object) -> Any:
+        """Give all rows."""
+        ...
+
+    async def fetchval(self, query: str, *args: object) -> Any:
+        """Give the first value of the first row."""
+        ...
 
 
 def migrations(engine: str) -> tuple[Migration, ...]:
@@ -74,6 +100,43 @@ def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+async def migrate_postgres(connection: Session, now: Instant, known: tuple[Migration, ...], ledger_id: str) -> None:
+    """Bring a PostgreSQL database to this version's schema, all in one transaction; raises SchemaError.
+
+    A role that may not change the schema does nothing here as long as the schema is up to date.
+    """
+    if pending(known, await _applied(connection)):
+        await _migrate(connection, now, known, ledger_id)
+    # The group role may have been made after the tables; whoever owns them gives it what is missing.
+    await connection.execute(queries("postgres")["grants"])
+
+
+async def _migrate(connection: Session, now: Instant, known: tuple[Migration, ...], ledger_id: str) -> None:
+    sql = queries("postgres")
+    await connection.execute(sql["begin"])
+    try:
+        await connection.execute(sql["migrations_lock"], MIGRATION_LOCK)
+        # Under the lock: another gateway may have migrated while this one waited.
+        todo = pending(known, await _applied(connection))
+        await connection.execute(sql["migrations_table"])
+        for migration in todo:
+            await connection.execute(migration.text)
+            row = (migration.number, migration.name, migration.digest, migration.beside, now)
+            await connection.execute(sql["migrations_note"], *row)
+        await connection.execute(sql["write_ledger_id"], ledger_id)
+    except BaseException:
+        await connection.execute(sql["rollback"])
+        raise
+    await connection.execute(sql["commit"])
+
+
+async def _applied(connection: Session) -> list[tuple[int, str]]:
+    sql = queries("postgres")
+    if not await connection.fetchval(sql["migrations_there"]):
+        return []
+    return [(row[0], row[1]) for row in await connection.fetch(sql["migrations_applied"])]
 
 
 def _statements(text: str) -> Iterator[str]:
