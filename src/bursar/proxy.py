@@ -14,13 +14,16 @@ from bursar.dialects.protocol import Dialect, Meter
 from bursar.ledger.account import Denied
 from bursar.ledger.hold import Ledger, OpenHold
 from bursar.pricing.bill import bill
-from bursar.pricing.quote import OutputPolicy, PriceBook, worst_case
+from bursar.pricing.quote import OutputPolicy, PriceBook, Quote, worst_case
 from bursar.pricing.rates import Unpriced
 from bursar.upstream.client import NotSentError, Reply, UnansweredError, Upstream
+from bursar.upstream.counting import Counting, is_worth_counting
 from bursar.upstream.providers import Endpoint
 
 # A reply that is no stream is kept until its cost is known, so that its headers can say so; a longer one is passed on.
 KEPT_BYTES_MAX = 16 * 1024 * 1024
+_OVERLOADED = frozenset({429, *range(500, 600)})
+"""What an upstream answers when another one may do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class Client(Protocol):
     call_id: str
     scopes: tuple[str, ...]
 
+    @property
+    def has_left(self) -> bool:
+        """Whether nobody reads the answer."""
+        ...
+
     def in_queue(self) -> AbstractContextManager[None]:
         """While inside, a client that leaves cancels the wait."""
         ...
@@ -47,7 +55,7 @@ class Client(Protocol):
         ...
 
     def granted(self, hold: OpenHold) -> None:
-        """Note the hold that pays for this call."""
+        """Note the hold that pays for this call, or for its next attempt."""
         ...
 
     async def refuse(self, refusal: Unpriced | Denied | Failure) -> None:
@@ -67,6 +75,14 @@ class Client(Protocol):
         ...
 
 
+class Spares(Protocol):
+    """The same request for the upstreams that may be asked when the first one fails."""
+
+    def take(self) -> Call | None:
+        """Give the next one, or None when there is no other."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """All that a call passes through; the same for every call of a worker."""
@@ -74,41 +90,119 @@ class Gate:
     book: PriceBook
     ledger: Ledger
     upstream: Upstream
+    counting: Counting
     endpoints: Mapping[str, Endpoint]
     policy: OutputPolicy
     clock: Clock
     read_on_seconds_max: float
 
 
-async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client) -> None:
-    """Hold the most this call can cost, make the call, keep what it did cost; raises LedgerUnavailableError."""
+async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client, spares: Spares) -> None:
+    """Hold the most this call can cost, make the call, keep what it did cost; raises LedgerUnavailableError.
+
+    Where an upstream fails before the client got a byte, the next one is asked: with a quote and a hold of its own.
+    """
+    attempts = Attempts(client, spares)
+    following: Call | None = call
+    while following is not None:
+        following = await _attempt(following, dialect, gate, attempts)
+
+
+class Attempts:
+    """The attempts at one call: each hold has an id of its own, and a failure is told only when it was the last."""
+
+    __slots__ = ("_failure", "_holds", "_spares", "client")
+
+    def __init__(self, client: Client, spares: Spares) -> None:
+        self.client = client
+        self._spares = spares
+        self._holds = 0
+        self._failure: Failure | None = None
+
+    async def authorize(self, quote: Quote, ledger: Ledger) -> OpenHold | Denied:
+        """Ask for a hold of its own."""
+        client = self.client
+        call_id = f"{client.call_id}-a{self._holds + 1}" if self._holds else client.call_id
+        with client.in_queue():
+            answer = await ledger.authorize(quote, call_id, client.scopes)
+        self._holds += isinstance(answer, OpenHold)
+        return answer
+
+    def spare(self) -> Call | None:
+        """Give what to try next, unless nobody waits for it."""
+        return None if self.client.has_left else self._spares.take()
+
+    def note(self, failure: Failure) -> None:
+        """Keep the first failure: it is what the client is told when no other upstream answers."""
+        self._failure = self._failure or failure
+
+    async def refuse(self, refusal: Unpriced | Denied | Failure) -> Call | None:
+        """Give what to try next where an upstream has failed, or answer: with what the first one failed of."""
+        if isinstance(refusal, Failure):
+            self.note(refusal)
+        following = self.spare() if self._failure is not None else None
+        if following is None:
+            await self.client.refuse(self._failure or refusal)
+        return following
+
+
+async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts) -> Call | None:
+    """Try one upstream; give the call to try next, or None when the client has its answer."""
     quote = worst_case(call, gate.book, gate.clock.now(), gate.policy)
     if isinstance(quote, Unpriced):
-        return await client.refuse(quote)
-    with client.in_queue():
-        answer = await gate.ledger.authorize(quote, client.call_id, client.scopes)
-    match answer:
+        return await attempts.refuse(quote)
+    answer = await attempts.authorize(quote, gate.ledger)
+    if isinstance(answer, OpenHold):
+        async with answer as hold:  # leaves captured or voided, always
+            tight = await _counted(quote, hold, gate, attempts)
+            if tight is None:
+                return await _pay(hold, dialect, gate, attempts)
+            hold.void("asked again with its input counted; nothing was sent")
+    else:
+        tight = await _counted(quote, answer, gate, attempts)
+        if tight is None:
+            return await attempts.refuse(answer)
+    match await attempts.authorize(tight, gate.ledger):
         case Denied() as denied:
-            await client.refuse(denied)
+            return await attempts.refuse(denied)
         case OpenHold() as hold:
-            async with hold:  # leaves captured or voided, always
-                await _pay(hold, dialect, gate, client)
+            async with hold:
+                return await _pay(hold, dialect, gate, attempts)
 
 
-async def _pay(hold: OpenHold, dialect: Dialect, gate: Gate, client: Client) -> None:
-    call = hold.quote.call
+async def _counted(quote: Quote, answer: OpenHold | Denied, gate: Gate, attempts: Attempts) -> Quote | None:
+    """Give a tighter quote where the one from bytes is refused or cut short, and counting the input makes it so."""
+    if not is_worth_counting(quote, answer):
+        return None
+    with attempts.client.in_queue():
+        count = await gate.counting.count(quote)
+    if count is None:
+        return None
+    tight = worst_case(quote.call, gate.book, gate.clock.now(), gate.policy, count)
+    return tight if isinstance(tight, Quote) and tight.input_tokens < quote.input_tokens else None
+
+
+async def _pay(hold: OpenHold, dialect: Dialect, gate: Gate, attempts: Attempts) -> Call | None:
+    call, client = hold.quote.call, attempts.client
     client.granted(hold)
     try:
         reply = await gate.upstream.send(hold)
     except NotSentError as error:
         hold.void(str(error))
-        return await client.refuse(Failure(502, "upstream_unreachable", f"{error}; nothing was charged"))
+        return await attempts.refuse(Failure(502, "upstream_unreachable", f"{error}; nothing was charged"))
     except UnansweredError as error:
         hold.presume(str(error))
-        return await client.refuse(Failure(502, "upstream_silent", f"{error}; charged as if it had answered in full"))
+        message = f"{error}; charged as if it had answered in full"
+        return await attempts.refuse(Failure(502, "upstream_silent", message))
     async with reply:
+        if reply.status in _OVERLOADED and (following := attempts.spare()) is not None:
+            why = f"the upstream {call.upstream} answered {reply.status}, and the next one was asked"
+            settle(hold, reply.status, Unmetered(why), gate.endpoints[call.upstream])
+            attempts.note(Failure(reply.status, "upstream_failed", f"{why}, which gave no answer either"))
+            return following
         meter = dialect.meter(call, reply.status, reply.content_type)
         await _relay(reply, hold, meter, gate, client)
+    return None
 
 
 async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client: Client) -> None:

@@ -20,6 +20,7 @@ from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
 from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refused_model
+from bursar.edge.fallback import Fallbacks, SpareCalls
 from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
@@ -68,6 +69,9 @@ class Gateway:
         self._parts: Parts = wire(settings, store, provider_keys)
         self._callers = Callers(store, self._parts.declared, self._parts.rules)
         self._runs = Runs(store)
+        self._fallbacks = Fallbacks(settings.fallback)
+        endpoints = self._parts.gate.endpoints.values()
+        self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
         self._reaper: asyncio.Task[None] | None = None
         # Random once per process and then counted: as unique as a random number per call, without asking the system.
@@ -252,7 +256,9 @@ class Gateway:
             if taken is not None:
                 await client.refuse(taken)
             else:
-                await proxy(call, dialect, self._parts.gate, client)
+                routes = self._fallbacks.after(call)
+                spares = SpareCalls(call, dialect, exchange.headers, routes, self._quirks, caller.models)
+                await proxy(call, dialect, self._parts.gate, client, spares)
         finally:
             client.done()
 

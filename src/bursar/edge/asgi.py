@@ -191,14 +191,15 @@ class HttpClient:
                 deadline.reschedule(at)
 
     def granted(self, hold: OpenHold) -> None:
-        """Note the hold that pays for this call."""
+        """Note the hold that pays for this call, or for its next attempt."""
+        self._tell_settled()
         self._hold = hold
         if not self._events.has_listeners:
             return
         call, granted = hold.quote.call, hold.granted
         self._events.emit(
             CallGranted(
-                call_id=self.call_id,
+                call_id=granted.call_id,
                 run=self._run,
                 key=self._key,
                 upstream=call.upstream,
@@ -215,14 +216,17 @@ class HttpClient:
         self._deadline = None
         if self._watcher is not None:
             self._watcher.cancel()
+        self._tell_settled()
+
+    def _tell_settled(self) -> None:
         settled = None if self._hold is None else self._hold.settled
         if self._hold is not None and settled is not None and (settled.overrun.usd or self._events.has_listeners):
             self._events.emit(
                 CallSettled(
-                    call_id=self.call_id,
+                    call_id=self._hold.granted.call_id,
                     run=self._run,
                     key=self._key,
-                    model=self._model,
+                    model=self._hold.quote.call.model,
                     state=str(settled.state),
                     captured_nanodollars=settled.captured.usd,
                     overrun_nanodollars=settled.overrun.usd,
@@ -274,7 +278,8 @@ class HttpClient:
             if (lower := name.lower()) not in _HOP_BY_HOP and (keeps_length or lower != b"content-length")
         ]
         head.append((b"x-bursar-run", self._run.encode()))
-        head.append((b"x-bursar-call", self.call_id.encode()))
+        head.append((b"x-bursar-call", hold.granted.call_id.encode()))
+        head.append((b"x-bursar-upstream", hold.quote.call.upstream.encode()))
         head += _money_headers(hold)
         await self._exchange.start(reply.status, head)
 

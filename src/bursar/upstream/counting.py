@@ -1,0 +1,128 @@
+"""Counts the input of a call when its bytes ask for more money than there is: at the provider, for free, or here.
+
+A count is never needed to make a call safe, only to make its quote tight; so whatever goes wrong, there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+from bursar.dialects.free import FreeRequest, count_of, counted
+from bursar.dialects.input_text import input_text
+from bursar.ledger.account import Denied, Reason, Unit
+from bursar.ledger.hold import OpenHold
+from bursar.money import PICODOLLARS_PER_NANODOLLAR
+from bursar.pricing.counted import CountedBy, InputCount
+from bursar.pricing.quote import Quote, counting_saves
+from bursar.upstream import tokenizer
+from bursar.upstream.client import NotSentError, UnansweredError, Upstream
+
+SECONDS_MAX = 3.0
+"""How long a call may wait for its count, a place in the line included."""
+AT_ONCE_MAX = 8
+"""How many counts one upstream is asked for at a time; they have a rate limit of their own."""
+REMEMBERED_MAX = 1_024
+REMEMBERED_SECONDS = 60.0
+"""A refused agent that asks the same again gets the same count; after that, the provider may have changed its mind."""
+REFUSED_SECONDS = 600.0
+"""An upstream that knows no such path is not asked again for so long."""
+_VERSIONS = frozenset({"anthropic-version", "anthropic-beta", "openai-beta"})
+_OWN = frozenset({"https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com"})
+"""A proxy in between may guess: what it calls a count bounds nothing."""
+_NO_SUCH_PATH = frozenset({404, 405, 410, 501})
+
+
+def is_providers_own(base_url: str) -> bool:
+    """Say whether the count of this server is the one that its provider bills by."""
+    return base_url.rstrip("/") in _OWN
+
+
+def is_worth_counting(quote: Quote, answer: OpenHold | Denied) -> bool:
+    """Say whether a count could make room for a call that did not fit, or give one more output that was cut short."""
+    usd, tokens = counting_saves(quote)
+    match answer:
+        case Denied(reason=Reason.EXHAUSTED | Reason.HELD, unit=Unit.USD | Unit.TOKENS):
+            saved = usd.nanodollars if answer.unit is Unit.USD else tokens
+            room = answer.limit - answer.captured - (answer.held if answer.reason is Reason.HELD else 0)
+            return answer.asked - saved <= room
+        case Denied():
+            return False
+        case OpenHold():
+            wanted = quote.output_tokens if quote.client_bounded else quote.output_tokens_comfort
+            floor = quote.per_output_token.picodollars * quote.output_tokens_floor // PICODOLLARS_PER_NANODOLLAR
+            return answer.granted.output_tokens < wanted and usd.nanodollars > floor
+
+
+class Counting:
+    """Counts for the calls of one worker."""
+
+    def __init__(self, upstream: Upstream, asks: Mapping[str, bool], seconds_max: float = SECONDS_MAX) -> None:
+        self._upstream = upstream
+        self._asks: Final = dict(asks)
+        """Whether the count of this upstream is the provider's own; one that a proxy guesses bounds nothing."""
+        self._seconds_max = seconds_max
+        self._has_tokenizer = tokenizer.is_installed()
+        self._lines = {name: asyncio.Semaphore(AT_ONCE_MAX) for name in self._asks}
+        self._known: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._refused_until: dict[tuple[str, str], float] = {}
+
+    async def count(self, quote: Quote) -> InputCount | None:
+        """Count the input of the call that was quoted, or give None."""
+        call = quote.call
+        if call.input.opaque:
+            return None
+        free = self._free_request(quote)
+        if free is not None and (tokens := await self._asked(free)) is not None:
+            return InputCount(call, tokens, CountedBy.PROVIDER)
+        encoding = tokenizer.encoding_of(quote.card.provider, call.model) if self._has_tokenizer else None
+        found = input_text(call) if encoding is not None else None
+        if encoding is None or found is None:
+            return None
+        tokens = await tokenizer.tokens_of(found, encoding)
+        return None if tokens is None else InputCount(call, tokens, CountedBy.TOKENIZER)
+
+    def _free_request(self, quote: Quote) -> FreeRequest | None:
+        call = quote.call
+        if not self._asks.get(call.upstream, False):
+            return None
+        if self._refused_until.get((call.upstream, call.dialect), 0.0) > _now():
+            return None
+        return count_of(call)
+
+    async def _asked(self, free: FreeRequest) -> int | None:
+        """Give the count of the provider, as it is known or as it is asked for now."""
+        key = _key(free)
+        known = self._known.get(key)
+        if known is not None and known[1] > _now():
+            return known[0]
+        try:
+            async with asyncio.timeout(self._seconds_max), self._lines[free.upstream]:
+                answer = await self._upstream.ask_free(free, self._seconds_max)
+        except (NotSentError, UnansweredError, TimeoutError):
+            return None
+        if answer.status in _NO_SUCH_PATH:
+            self._refused_until[free.upstream, free.dialect] = _now() + REFUSED_SECONDS
+        tokens = counted(free, answer.status, answer.body)
+        if tokens is not None:
+            self._remember(key, tokens)
+        return tokens
+
+    def _remember(self, key: bytes, tokens: int) -> None:
+        self._known[key] = (tokens, _now() + REMEMBERED_SECONDS)
+        while len(self._known) > REMEMBERED_MAX:
+            self._known.popitem(last=False)
+
+
+def _key(free: FreeRequest) -> bytes:
+    # The version and the betas decide how a request is read; the rest of the head is other for every request.
+    versions = [header for header in free.head.headers if header[0] in _VERSIONS]
+    head = f"{free.upstream}\n{free.head.target}\n{versions}\n".encode()
+    return hashlib.sha256(head + free.body).digest()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
