@@ -27,33 +27,14 @@ from pydantic_core import Url
 
 from bursar.ledger.account import Limits
 from bursar.money import Money, MoneyError
+from bursar.upstream.configured import built_in, filled
+from bursar.upstream.providers import COMPATIBLE, PROVIDERS, Provider, Signing
 
 CONFIG_NAME = "bursar.toml"
 CONFIG_BYTES_MAX = 1_048_576
 SQLITE_PREFIX = "sqlite:///"
 # These are the first path segments of the gateway's own routes; an upstream of that name could not be reached.
 _TAKEN_NAMES = frozenset({"v1", "v1beta", "r", "bursar", "livez", "readyz", "metrics"})
-_BUILT_IN_UPSTREAMS: dict[str, dict[str, Any]] = {
-    "openai": {
-        "dialect": "openai",
-        "base_url": "https://api.openai.com",
-        "key_env": "OPENAI_API_KEY",
-        "takes_service_tier": True,
-    },
-    "anthropic": {
-        "dialect": "anthropic",
-        "base_url": "https://api.anthropic.com",
-        "key_env": "ANTHROPIC_API_KEY",
-        "takes_service_tier": True,
-    },
-    "gemini": {
-        "dialect": "gemini",
-        "base_url": "https://generativelanguage.googleapis.com",
-        "key_env": "GEMINI_API_KEY",
-        "prices": "google",
-        "takes_service_tier": True,
-    },
-}
 
 
 class SettingsError(Exception):
@@ -107,6 +88,8 @@ Price = Annotated[str, BeforeValidator(_usd_text), AfterValidator(_price_text)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86_400)]
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)]
 EnvName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,127})?$")]
+Word = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$")]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
@@ -187,16 +170,27 @@ class KeySettings(_Section):
 class UpstreamSettings(_Section):
     """One provider endpoint: where it is, what it speaks, where its key is, and how long it may take."""
 
+    provider: str = ""
+    """Whose ways it has; filled with the upstream's name where a provider has it, and empty for any other server."""
     dialect: Literal["openai", "anthropic", "gemini"]
     base_url: str
+    path_prefix: Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = "/v1"
+    """What its paths begin with where the wire format says /v1."""
     key_env: EnvName = ""
     """Empty for a server that takes no key."""
+    region: Word = ""
+    project: Word = ""
+    api_version: Word = ""
+    deployments: dict[ModelName, ModelName] = {}
+    """Names under which this upstream serves models, each with the model whose price it has."""
     prices: str = ""
-    """Provider id in the price book; filled with the upstream's name."""
+    """Price list that holds for it; filled with the provider's, or with the upstream's name."""
+    price_percent: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """What it charges of that list."""
     output_field: EnvName = ""
     takes_stream_options: bool = True
-    takes_service_tier: bool | None = None
-    """Filled: true for the built-in upstreams, else false."""
+    takes_service_tier: bool = False
+    """Filled by the provider: whether the tier is made explicit."""
     insecure: bool = False
     """Allows http to a public host; keys and prompts then travel in the clear."""
     counts_input: bool | None = None
@@ -205,6 +199,18 @@ class UpstreamSettings(_Section):
     idle_seconds_max: Seconds = 600
     """Longest silence, the one before the first byte included: a model that thinks sends nothing for minutes."""
     total_seconds_max: Seconds = 3600
+    read_on_seconds_max: SecondsOrZero | None = None
+    """How long the rest of a reply is read when its client has left; None: as the policy says."""
+
+    @property
+    def record(self) -> Provider:
+        """Give what is known of the provider, or of every server that speaks the dialect."""
+        return PROVIDERS.get(self.provider) or COMPATIBLE[self.dialect]
+
+    @property
+    def needs_key(self) -> bool:
+        """Say whether no call can be made without the variable that `key_env` names."""
+        return bool(self.key_env) and self.record.signing is Signing.NONE
 
     @model_validator(mode="before")
     @classmethod
@@ -267,15 +273,10 @@ class Settings(_Section):
     def _with_built_ins(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        merged: dict[Any, Any] = {name: dict(base) for name, base in _BUILT_IN_UPSTREAMS.items()}
+        merged: dict[Any, Any] = {name: filled(name, {}) for name in built_in(os.environ)}
         for name, given in value.items():
             own = given.model_dump(exclude_unset=True) if isinstance(given, UpstreamSettings) else given
-            merged[name] = {**merged.get(name, {}), **own} if isinstance(own, dict) else own
-        for name, upstream in merged.items():
-            if isinstance(upstream, dict):
-                upstream["prices"] = upstream.get("prices") or name
-                if upstream.get("takes_service_tier") is None:
-                    upstream["takes_service_tier"] = name in _BUILT_IN_UPSTREAMS
+            merged[name] = filled(name, own) if isinstance(own, dict) else own
         return merged
 
     @field_validator("upstreams")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bursar.clock import SystemClock
+from bursar.clock import SECOND, SystemClock
 from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
@@ -14,15 +15,18 @@ from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
 from bursar.ledger.hold import Ledger
 from bursar.ledger.store import Store
-from bursar.pricing.book import Book, regional_percent
+from bursar.pricing.book import Book, Terms, regional_percent
 from bursar.pricing.own import OwnModel
 from bursar.pricing.quote import OutputPolicy
 from bursar.pricing.rates import Family
 from bursar.proxy import Gate
 from bursar.settings import Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
+from bursar.upstream.configured import ways_of
 from bursar.upstream.counting import Counting, is_providers_own
-from bursar.upstream.providers import PROVIDERS, Endpoint
+from bursar.upstream.fetch import fetch
+from bursar.upstream.providers import Endpoint, Signing
+from bursar.upstream.signing import Signer, aws_signer, google_signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         missing_keys={
             name: f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
             for name, upstream in settings.upstreams.items()
-            if upstream.key_env and not provider_keys.get(name)
+            if upstream.needs_key and not provider_keys.get(name)
         },
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
     )
@@ -89,27 +93,61 @@ def price_book(settings: Settings) -> Book:
             for name, model in settings.models.items()
         },
         provider_of={name: upstream.prices or name for name, upstream in settings.upstreams.items()},
-        percent_of={name: regional_percent(upstream.base_url) for name, upstream in settings.upstreams.items()},
+        percent_of={
+            name: max(upstream.price_percent, regional_percent(upstream.base_url))
+            for name, upstream in settings.upstreams.items()
+        },
+        terms={name: _terms(upstream) for name, upstream in settings.upstreams.items()},
         stored=stored_book.read(stored_book.place(settings.ledger.url)),
     )
 
 
+def _terms(upstream: UpstreamSettings) -> Terms:
+    seconds = upstream.connect_seconds_max + upstream.total_seconds_max
+    return Terms(
+        deployments=upstream.deployments,
+        only_deployments=upstream.record.only_deployments,
+        horizon=math.ceil(seconds) * SECOND,
+    )
+
+
 def _endpoint(name: str, upstream: UpstreamSettings, settings: Settings, provider_keys: Mapping[str, str]) -> Endpoint:
+    provider, secret = upstream.record, provider_keys.get(name, "")
+    own_read_on = upstream.read_on_seconds_max
     return Endpoint(
         name=name,
         base_url=upstream.base_url.rstrip("/"),
-        secret=provider_keys.get(name, ""),
-        provider=PROVIDERS[upstream.dialect],
+        secret=secret,
+        provider=provider,
         quirks=Quirks(
             output_field=upstream.output_field,
             takes_stream_options=upstream.takes_stream_options,
-            takes_service_tier=bool(upstream.takes_service_tier),
-            allow_fields=frozenset(settings.policy.allow_fields),
+            takes_service_tier=upstream.takes_service_tier,
+            allow_fields=frozenset(settings.policy.allow_fields) | provider.allow_fields,
+            set_fields=provider.set_fields,
+            dropped_fields=provider.dropped_fields,
+            beta_field=provider.beta_field,
+            usage=provider.usage,
         ),
         connect_seconds_max=upstream.connect_seconds_max,
         idle_seconds_max=upstream.idle_seconds_max,
         total_seconds_max=upstream.total_seconds_max,
+        read_on_seconds_max=settings.policy.read_on_seconds_max if own_read_on is None else own_read_on,
+        path_prefix=upstream.path_prefix,
+        ways=ways_of(provider, api_version=upstream.api_version, region=upstream.region, project=upstream.project),
+        signer=None if secret else _signer(upstream),
     )
+
+
+def _signer(upstream: UpstreamSettings) -> Signer | None:
+    """Give what signs the requests where there is no key; raises MissingExtraError."""
+    match upstream.record.signing:
+        case Signing.NONE:
+            return None
+        case Signing.GOOGLE:
+            return google_signer(fetch)
+        case Signing.AWS:
+            return aws_signer(upstream.region)
 
 
 def _counts(upstream: UpstreamSettings) -> bool:
