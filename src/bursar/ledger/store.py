@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from bursar.clock import Instant
+from bursar.clock import SECOND, Instant
 from bursar.ledger.account import Account, Amounts, Answer, HoldState, Operation
+
+DAY = 86_400 * SECOND
+KEEP_DAYS_MIN = 2
+"""A call lasts at most a day, and what it did cost may come late: nothing younger is folded away."""
+KEEP_DAYS_MAX = 36_500
+LEASE = 60 * SECOND
+"""How long one worker that folds keeps the others from it after its last step."""
 
 
 class LedgerUnavailableError(Exception):
@@ -29,7 +36,7 @@ class Entry:
     seq: int
     at: Instant
     kind: str
-    """`open`, `authorize`, `capture`, `void`, `expire`, `adjust`, `limit`, `state`, `quarantine`, `clear`."""
+    """`open`, `authorize`, `capture`, `void`, `expire`, `adjust`, `limit`, `state`, `roll`, `quarantine`, `clear`."""
     call_id: str
     worker: str
     usd: int
@@ -113,6 +120,28 @@ class QuarantineRow:
     """What the call is booked at, overrun included."""
 
 
+Archive = Callable[[list[Entry]], None]
+"""Keeps entries elsewhere, durably, before they are folded away; what it raises stops the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """What one step of folding has taken out of the books."""
+
+    entries: int = 0
+    holds: int = 0
+    accounts: int = 0
+    """Of periods that have ended."""
+    seq: int = 0
+    """The last entry that is in the base."""
+    is_done: bool = True
+    """Nothing more is old enough."""
+    is_busy: bool = False
+    """Another worker folds at the moment; nothing was done."""
+    findings: tuple[Finding, ...] = ()
+    """The entries do not agree with themselves or with the books; nothing was done."""
+
+
 class Store(Protocol):
     """One ledger database, as one worker process sees it.
 
@@ -177,6 +206,13 @@ class Store(Protocol):
 
     async def audit(self) -> tuple[Finding, ...]:
         """Replay all entries and give every place where the balances and holds differ from them."""
+        ...
+
+    async def compact(self, keep_days: int, entries_max: int, archive: Archive | None = None) -> Compacted:
+        """Fold at most so many entries into the base that are older by the store's clock, and what they ended.
+
+        One transaction; the audit then starts from the base. Nothing that is open or younger is touched.
+        """
         ...
 
     async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:

@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.audit import audit
 from bursar.ledger.books import Balance
+from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import (
+    KEEP_DAYS_MIN,
+    Archive,
+    Compacted,
     Entry,
     Finding,
     HoldRow,
@@ -26,7 +29,9 @@ from bursar.ledger.store import (
     RunRow,
     SpentRow,
 )
+from bursar.money import ensure
 from bursar.stores.liveness import FileLock, is_dead
+from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
 from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, connect
 
@@ -249,7 +254,15 @@ class SqliteStore:
 
     async def audit(self) -> tuple[Finding, ...]:
         """Replay all entries and compare with all accounts and holds, as of one instant."""
-        return await self._read(_audit)
+        return await self._read(verify)
+
+    async def compact(self, keep_days: int, entries_max: int, archive: Archive | None = None) -> Compacted:
+        """Fold old entries into the base, one step; see `Store.compact`."""
+        ensure(keep_days >= KEEP_DAYS_MIN, "what a call in flight may still need is kept", keep_days)
+        answer: Compacted = await self._work(
+            lambda connection: compact(connection, self.worker, self._clock.now(), keep_days, entries_max, archive)
+        )
+        return answer
 
     async def find_key(self, digest: str) -> KeyRow | None:
         """Give the key with this digest, revoked or not.
@@ -333,7 +346,8 @@ def _runs(connection: sqlite3.Connection, limit_rows: int) -> tuple[RunRow, ...]
     runs = []
     for scope, owner, label, opened_at, refused in connection.execute(SQL["read_runs"], (limit_rows,)).fetchall():
         accounts = _accounts(connection, scope)
-        calls_open = sum(account.held for account in accounts if account.unit == "calls")
+        # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
+        calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
         name = scope.removeprefix("run:")
         runs.append(RunRow(name, owner, label, Instant(opened_at), accounts, calls_open, refused))
     return tuple(runs)
@@ -351,11 +365,3 @@ def _holds(connection: sqlite3.Connection, state: HoldState | None, limit_rows: 
 
 def _page_after(after_seq: int) -> Callable[[sqlite3.Connection], list[Entry]]:
     return lambda connection: list(map(entry_row, connection.execute(SQL["read_entries"], (after_seq, PAGE_ROWS))))
-
-
-def _audit(connection: sqlite3.Connection) -> tuple[Finding, ...]:
-    entries = map(entry_row, connection.execute(SQL["read_entries"], (0, -1)))
-    holds = map(hold_row, connection.execute(SQL["read_holds"], (-1,)))
-    accounts = tuple(Balance(*row).account() for row in connection.execute(SQL["read_all_accounts"]))
-    quarantined = frozenset(row[0] for row in connection.execute(SQL["books_quarantine"]))
-    return audit(entries, accounts, holds, quarantined)

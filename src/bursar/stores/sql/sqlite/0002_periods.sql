@@ -27,8 +27,11 @@ CREATE TABLE base_accounts (
     held INTEGER NOT NULL,
     captured INTEGER NOT NULL,
     overrun INTEGER NOT NULL,
-    ends_at INTEGER NOT NULL
+    ends_at INTEGER NOT NULL,
+    counts INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX base_accounts_past ON base_accounts (account) WHERE counts = 0;
 
 CREATE TABLE base_holds (
     call_id TEXT NOT NULL PRIMARY KEY,
@@ -37,6 +40,18 @@ CREATE TABLE base_holds (
 
 CREATE TABLE base_quarantine (
     model TEXT NOT NULL PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
+-- What the holds that were folded away were booked at, by the UTC day on which they were opened.
+CREATE TABLE folded_days (
+    day INTEGER NOT NULL,
+    upstream TEXT NOT NULL,
+    model TEXT NOT NULL,
+    calls INTEGER NOT NULL,
+    usd INTEGER NOT NULL,
+    presumed_usd INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, upstream, model)
 ) STRICT, WITHOUT ROWID;
 
 -- A table of entries that knows `roll`; a CHECK cannot be changed in place.
@@ -67,6 +82,8 @@ SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail FROM
 
 DROP TABLE entries_before;
 
+CREATE INDEX entries_of_quarantine ON entries (seq) WHERE kind = 'quarantine';
+
 CREATE TRIGGER entries_never_change BEFORE UPDATE ON entries
 BEGIN
     SELECT RAISE(ABORT, 'an entry is never changed');
@@ -74,8 +91,9 @@ END;
 
 CREATE TRIGGER entries_never_vanish BEFORE DELETE ON entries
 WHEN old.seq > (SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE name = 'base_seq')
+    OR old.seq = (SELECT max(seq) FROM entries)
 BEGIN
-    SELECT RAISE(ABORT, 'an entry is never deleted before it is folded into the base');
+    SELECT RAISE(ABORT, 'an entry is never deleted before it is folded into the base, and the last one never is');
 END;
 
 CREATE TRIGGER holds_never_vanish BEFORE DELETE ON holds

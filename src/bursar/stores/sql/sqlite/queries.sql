@@ -162,12 +162,17 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
 FROM holds WHERE state = ?2 ORDER BY id DESC LIMIT ?1;
 
 -- name: read_spent_by_day
-SELECT opened_at / 86400000000 AS day, upstream, model, count(*), sum(captured_usd + overrun_usd),
-       sum(CASE WHEN basis = 'presumed' THEN captured_usd + overrun_usd ELSE 0 END),
-       sum(captured_tokens + overrun_tokens)
-FROM holds
-WHERE state IN ('captured', 'expired') AND opened_at >= ?1 * 86400000000 AND opened_at < (?2 + 1) * 86400000000
-GROUP BY day, upstream, model ORDER BY day, upstream, model;
+WITH spent (day, upstream, model, calls, usd, presumed_usd, tokens) AS (
+    SELECT opened_at / 86400000000, upstream, model, 1, captured_usd + overrun_usd,
+           CASE WHEN basis = 'presumed' THEN captured_usd + overrun_usd ELSE 0 END,
+           captured_tokens + overrun_tokens
+    FROM holds
+    WHERE state IN ('captured', 'expired') AND opened_at >= ?1 * 86400000000 AND opened_at < (?2 + 1) * 86400000000
+    UNION ALL
+    SELECT day, upstream, model, calls, usd, presumed_usd, tokens FROM folded_days WHERE day BETWEEN ?1 AND ?2
+)
+SELECT day, upstream, model, sum(calls), sum(usd), sum(presumed_usd), sum(tokens)
+FROM spent GROUP BY day, upstream, model ORDER BY day, upstream, model;
 
 -- name: read_quarantined
 SELECT q.model, q.since, coalesce(h.call_id, ''), coalesce(h.held_usd, 0), coalesce(h.held_calls, 0),
@@ -183,6 +188,78 @@ ORDER BY q.model;
 -- name: read_entries
 SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
 FROM entries WHERE seq > ?1 ORDER BY seq LIMIT ?2;
+
+-- name: read_entries_before
+SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
+FROM entries WHERE seq > ?1 AND seq < (SELECT max(seq) FROM entries) ORDER BY seq LIMIT ?2;
+
+-- name: read_count_of_holds
+SELECT count(*) FROM holds;
+
+-- name: read_base_accounts
+SELECT account, cap, ceiling, state, held, captured, overrun, ends_at, counts FROM base_accounts;
+
+-- name: read_base_accounts_of
+SELECT b.account, b.cap, b.ceiling, b.state, b.held, b.captured, b.overrun, b.ends_at, b.counts
+FROM json_each(?1) AS s JOIN base_accounts AS b ON b.account > s.value || '/' AND b.account < s.value || '0';
+
+-- name: read_base_accounts_past
+SELECT account, cap, ceiling, state, held, captured, overrun, ends_at, counts
+FROM base_accounts WHERE counts = 0 AND account > ?1 AND ends_at < ?2 AND held = 0 ORDER BY account LIMIT ?3;
+
+-- name: read_compacting
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM meta WHERE name = 'compacting';
+
+-- name: write_meta_gone
+DELETE FROM meta WHERE name = ?1;
+
+-- name: read_base_holds
+SELECT call_id, facts FROM base_holds;
+
+-- name: read_base_holds_of
+SELECT call_id, facts FROM base_holds WHERE call_id IN (SELECT value FROM json_each(?1));
+
+-- name: read_base_quarantine
+SELECT model FROM base_quarantine;
+
+-- name: write_base_account
+INSERT INTO base_accounts (account, cap, ceiling, state, held, captured, overrun, ends_at, counts)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+ON CONFLICT (account) DO UPDATE SET cap = excluded.cap, ceiling = excluded.ceiling, state = excluded.state,
+    held = excluded.held, captured = excluded.captured, overrun = excluded.overrun, ends_at = excluded.ends_at,
+    counts = excluded.counts;
+
+-- name: write_base_hold
+INSERT INTO base_holds (call_id, facts) VALUES (?1, ?2) ON CONFLICT (call_id) DO UPDATE SET facts = excluded.facts;
+
+-- name: write_base_hold_gone
+DELETE FROM base_holds WHERE call_id = ?1;
+
+-- name: write_base_quarantine
+INSERT INTO base_quarantine (model) VALUES (?1) ON CONFLICT (model) DO NOTHING;
+
+-- name: write_base_quarantine_gone
+DELETE FROM base_quarantine WHERE model = ?1;
+
+-- name: write_meta_over
+INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: write_folded_day
+INSERT INTO folded_days (day, upstream, model, calls, usd, presumed_usd, tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT (day, upstream, model) DO UPDATE SET calls = calls + excluded.calls, usd = usd + excluded.usd,
+    presumed_usd = presumed_usd + excluded.presumed_usd, tokens = tokens + excluded.tokens;
+
+-- name: write_entries_gone
+DELETE FROM entries WHERE seq <= ?1;
+
+-- name: write_hold_gone
+DELETE FROM holds WHERE call_id = ?1;
+
+-- name: write_account_gone
+DELETE FROM accounts WHERE (scope, unit, period) = (?1, ?2, ?3) AND counts = 0;
+
+-- name: write_base_account_gone
+DELETE FROM base_accounts WHERE account = ?1;
 
 -- name: read_workers_with_holds
 SELECT DISTINCT worker FROM holds WHERE state = 'open';
