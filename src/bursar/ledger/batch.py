@@ -170,17 +170,10 @@ def _apply_turn(books: Books, turn: rolling.Turn, changes: Changes, now: Instant
         if head is not gone:
             head.earlier_held -= gone.held
             head.earlier_spent -= gone.captured + gone.overrun
-            _unlink(books, gone)
+            # No slot points to this one any more: older ones have left before it.
+            gone.head = None
         changes.past.append(gone)
     changes.lines.extend(turn.lines)
-
-
-def _unlink(books: Books, gone: Balance) -> None:
-    """Take a slot out of its window; the ones that came before it point to the one after it."""
-    for balance in books.names.values():
-        if balance.head is gone:
-            balance.head = gone.head
-    gone.head = None
 
 
 def _check(plan: Plan) -> None:

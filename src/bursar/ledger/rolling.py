@@ -53,14 +53,15 @@ def _next(old: Balance, now: Instant, found: Turn) -> None:
 
 
 def _left(books: Books, scopes: set[str], now: Instant) -> list[Balance]:
-    """Give the earlier slots that lie as a whole before their window."""
-    return [
+    """Give the earlier slots that lie as a whole before their window, the oldest first."""
+    left = [
         balance
         for balance in books.names.values()
         if balance.head is not None
         and balance.scope in scopes
         and balance.ends_at + window_microseconds(balance.spec) <= now
     ]
+    return sorted(left, key=lambda balance: balance.starts_at)
 
 
 def resets_at(books: Books, balance: Balance) -> Instant | None:

@@ -109,9 +109,7 @@ def authorize(books: Books, op: Authorize, now: Instant) -> Plan:
     if not isinstance(output_tokens, Denied) and books.claims and not op.is_last_try:
         output_tokens = _ahead(books, path, op, now) or output_tokens
     if isinstance(output_tokens, Denied):
-        denied = output_tokens
-        if denied.account:
-            denied = replace(denied, resets_at=resets_at(books, books.names[denied.account]))
+        denied = replace(output_tokens, resets_at=resets_at(books, books.names[output_tokens.account]))
         return replace(_refuse(op, denied), claims=_claim(books, op, denied, now))
     return _grant(path, op, output_tokens, now)
 
