@@ -16,6 +16,7 @@ COMMANDS = {
     "runs": ("bursar.cli.runs:runs", "List, show, raise, stop and resume runs."),
     "keys": ("bursar.cli.keys:keys", "List, create and revoke keys."),
     "ledger": ("bursar.cli.ledger:ledger", "Verify, inspect, correct and export the books."),
+    "reconcile": ("bursar.cli.reconcile:reconcile", "Compare the books with what the providers billed."),
     "prices": ("bursar.cli.prices:prices", "Show what models cost and what bounds them."),
     "init": ("bursar.cli.init:init", "Write a commented bursar.toml."),
 }
