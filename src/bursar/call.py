@@ -55,6 +55,10 @@ class Input:
     """Something the gateway cannot see (URL, file id, stored state): only the context window bounds the input."""
     lone_ascii_bytes: int = 0
     """Bytes of ASCII text with nothing but ASCII around it (part of `nfc_bytes`); 0 where that was not looked at."""
+    pieces: int = 1
+    """How many inputs are worked on apart, each with a context window of its own (prompts or embeddings in a list)."""
+    audio: bool = False
+    """Whether some of the input may be audio, which has rates of its own."""
 
 
 class CacheWrite(StrEnum):
@@ -151,6 +155,10 @@ class Usage:
     """The tier that the provider reports; `default` when it reports none."""
     model: str = ""
     """The model as the reply names it, or empty."""
+    audio_input_tokens: int = 0
+    """Audio in `input_tokens`."""
+    audio_cache_read_tokens: int = 0
+    """Audio in `cache_read_tokens`."""
     cost: Money | None = None
     """What the provider says that it charged, where it says so; then that is the bill."""
 

@@ -44,6 +44,8 @@ class Seen:
     images: list[Image] = field(default_factory=list)
     media_chars: int = 0
     opaque: bool = False
+    audio: bool = False
+    pieces: int = 1
 
     def take_base64(self, payload: object, low_detail: bool) -> None:
         """Note an image given as base64; only what is proven to be an image is taken out of the text."""
@@ -188,6 +190,8 @@ def input_facts(document: Document, seen: Seen) -> Input:
         images=tuple(seen.images),
         opaque=seen.opaque,
         lone_ascii_bytes=max(0, _lone_ascii(text) - seen.media_chars),
+        pieces=seen.pieces,
+        audio=seen.audio,
     )
 
 

@@ -31,6 +31,8 @@ def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
         (usage.cache_read_tokens, rates.cache_read),
         (usage.cache_write_5m_tokens, rates.cache_write_5m),
         (usage.cache_write_1h_tokens, rates.cache_write_1h),
+        (usage.audio_input_tokens, rates.audio_extra),
+        (usage.audio_cache_read_tokens, rates.audio_cache_read_extra),
     )
     if min(tokens for tokens, _ in lines) < 0:
         return Unmetered("the reported usage has a negative count")

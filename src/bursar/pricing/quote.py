@@ -102,7 +102,7 @@ def worst_case(
         card=card,
         rates=rates,
         input_tokens=input_tokens,
-        fixed=cost(((input_tokens, _dearest_input(rates, call.cache_write)), (margin_tokens, rates.output))),
+        fixed=cost(((input_tokens, _dearest_input(rates, call)), (margin_tokens, rates.output))),
         fixed_tokens=input_tokens + margin_tokens,
         per_output_token=Rate(rates.output.picodollars * choices),
         output_tokens=wanted,
@@ -119,22 +119,23 @@ def input_bound(given: Input, card: Card, counted: InputCount | None = None) -> 
     A request above the context window is refused by the provider, unbilled; so the window bounds every input. What
     comes from elsewhere may have changed since it was counted, so only the window bounds that.
     """
+    window = card.context_tokens * given.pieces
     if given.opaque:
-        return card.context_tokens
+        return window
     tokens = _text_tokens(given, card.family) + _frame_tokens(given)
     if counted is not None:
         tokens = min(tokens, _counted_tokens(counted, given))
     # Providers do not say whether their counts of an image are what they bill, so it is bounded as it is without.
     for image in given.images:
         tokens += image_tokens(image, card)
-    return min(tokens, card.context_tokens)
+    return min(tokens + card.added_tokens, window)
 
 
 def counting_saves(quote: Quote) -> tuple[Money, int]:
     """Give how much less, in money and in tokens, may be asked for at best once the input is counted."""
     hoped = quote.call.input.text_bytes // BYTES_PER_TOKEN_HOPED
     tokens = 0 if quote.call.input.opaque else max(quote.input_tokens - hoped, 0)
-    return cost(((tokens, _dearest_input(quote.rates, quote.call.cache_write)),)), tokens
+    return cost(((tokens, _dearest_input(quote.rates, quote.call)),)), tokens
 
 
 def _counted_tokens(counted: InputCount, given: Input) -> int:
@@ -162,13 +163,18 @@ def _text_tokens(given: Input, family: Family) -> int:
     return (given.lone_ascii_bytes * 7 + mixed * 10 + given.tool_json_bytes * 2 + 3) // 4 + for_tools
 
 
-def _dearest_input(rates: Rates, cache_write: CacheWrite) -> Rate:
+def _dearest_input(rates: Rates, call: Call) -> Rate:
     """Give the dearest rate that an input token can be billed at."""
-    if cache_write is CacheWrite.NONE:
-        return max(rates.input, rates.cache_read)
-    if cache_write in (CacheWrite.IMPLICIT, CacheWrite.FIVE_MINUTES):
-        return max(rates.input, rates.cache_read, rates.cache_write_5m)
-    return max(rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
+    fresh, read = rates.input.picodollars, rates.cache_read.picodollars
+    if call.input.audio:
+        fresh += rates.audio_extra.picodollars
+        read += rates.audio_cache_read_extra.picodollars
+    dearest = max(Rate(fresh), Rate(read))
+    if call.cache_write is CacheWrite.NONE:
+        return dearest
+    if call.cache_write in (CacheWrite.IMPLICIT, CacheWrite.FIVE_MINUTES):
+        return max(dearest, rates.cache_write_5m)
+    return max(dearest, rates.cache_write_5m, rates.cache_write_1h)
 
 
 def _output_bounds(call: Call, card: Card, policy: OutputPolicy) -> tuple[int, int]:

@@ -34,6 +34,10 @@ class Rates(NamedTuple):
     cache_read: Rate
     cache_write_5m: Rate
     cache_write_1h: Rate
+    audio_extra: Rate = Rate(0)
+    """What a token of audio costs on top of `input`."""
+    audio_cache_read_extra: Rate = Rate(0)
+    """What a cached token of audio costs on top of `cache_read`."""
 
     def times(self, percent: int) -> Rates:
         """Give these rates times percent / 100, each rounded up."""
@@ -128,6 +132,8 @@ class Card:
     image: ImageBound = ImageBound()
     context_tokens_unasked: int = 0
     """Most input tokens without asking for the longer window of some models; filled with the window itself."""
+    added_tokens: int = 0
+    """What the provider puts in front of every input, and bills."""
     reachable: Mapping[str, tuple[Step, ...]] = field(init=False, repr=False, compare=False)
     """By the tier that is asked for: the dearest rates that the provider may bill, at and below each length."""
 

@@ -19,6 +19,10 @@ class RateLine(NamedTuple):
     cache_read: str
     cache_write_5m: str
     cache_write_1h: str
+    audio_extra: str = "0.00"
+    """What audio costs on top of `input`."""
+    audio_cache_read_extra: str = "0.00"
+    """What cached audio costs on top of `cache_read`."""
 
 
 @dataclass(frozen=True, slots=True)
