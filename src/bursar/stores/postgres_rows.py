@@ -14,6 +14,9 @@ from bursar.stores.postgres_link import Connection, MismatchError, life_key
 from bursar.stores.queries import queries
 
 SQL = queries("postgres")
+ACCOUNT_COLUMNS = 12
+COLUMNS = 2 + ACCOUNT_COLUMNS + len(HoldFacts._fields)
+"""In an answer of the loading function: when and where, then the columns of the accounts, then those of the holds."""
 CLAIMS_KEPT = 60 * SECOND
 ACCOUNTS, NEW_HOLDS, HOLDS, REFUSED, LINES = 4, 20, 12, 2, 9
 """How many columns each part of a batch has."""
@@ -51,12 +54,15 @@ async def _load(connection: Connection, need: Needs, bare: list[str], worker: st
         *(suspects, [life_key(suspect) for suspect in suspects]),
         *(list(need.opens), list(need.opens.values()), need.owners, need.claims, now),
     )
-    at, backend, accounts, holds, orphans, dead, fenced, quarantined, owners, openings, claims = row
+    at, backend, *columns = row[:COLUMNS]
+    dead, fenced, quarantined, owners, openings, claims = row[COLUMNS:]
     books = Books()
-    for account in _rows(accounts):
-        books.add(Balance(*account))
-    for hold in map(HoldFacts._make, (*_rows(holds), *_rows(orphans))):
-        books.holds[hold.call_id] = hold
+    if columns[0]:
+        for account in zip(*columns[:ACCOUNT_COLUMNS], strict=True):
+            books.add(Balance(*account))
+    if columns[ACCOUNT_COLUMNS]:
+        for hold in map(HoldFacts._make, zip(*columns[ACCOUNT_COLUMNS:], strict=True)):
+            books.holds[hold.call_id] = hold
     books.dead.update(dead or ())
     books.fenced.update(fenced or ())
     books.quarantined.update(quarantined or ())

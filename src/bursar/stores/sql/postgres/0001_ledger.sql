@@ -240,21 +240,6 @@ FOR EACH ROW EXECUTE FUNCTION bursar.forward();
 
 -- ---- the rows of a batch ---------------------------------------------------------------------------------------------
 
-CREATE FUNCTION bursar.hold_row(h bursar.holds) RETURNS json LANGUAGE sql IMMUTABLE AS $$
-    SELECT json_build_array(
-        h.call_id, h.worker, h.state, h.accounts, h.held_usd, h.held_calls, h.held_tokens, h.captured_usd,
-        h.captured_calls, h.captured_tokens, h.overrun_usd, h.overrun_calls, h.overrun_tokens, h.output_tokens,
-        h.model, h.upstream, h.opened_at, h.settled_at, h.basis, h.why
-    )
-$$;
-
-CREATE FUNCTION bursar.account_row(a bursar.accounts) RETURNS json LANGUAGE sql IMMUTABLE AS $$
-    SELECT json_build_array(
-        a.id, a.scope, a.unit, a.period, a.cap, a.ceiling, a.held, a.captured, a.overrun, a.state, a.starts_at,
-        a.ends_at
-    )
-$$;
-
 -- Locks the scopes of a batch and gives every row that the rules may read, in one round trip. Each statement below sees
 -- what was committed before it began, so all of them see the rows as they are under the locks.
 --
@@ -275,9 +260,39 @@ CREATE FUNCTION bursar.load_1(
     given_now bigint,        -- a clock that a test moves
     OUT now bigint,
     OUT backend integer,
-    OUT accounts json,
-    OUT holds json,
-    OUT orphans json,
+    -- The accounts that count, and the holds: one array for each column.
+    OUT a_id bigint[],
+    OUT a_scope text[],
+    OUT a_unit text[],
+    OUT a_period text[],
+    OUT a_cap bigint[],
+    OUT a_ceiling bigint[],
+    OUT a_held bigint[],
+    OUT a_captured bigint[],
+    OUT a_overrun bigint[],
+    OUT a_state text[],
+    OUT a_starts_at bigint[],
+    OUT a_ends_at bigint[],
+    OUT h_call_id text[],
+    OUT h_worker text[],
+    OUT h_state text[],
+    OUT h_accounts text[],
+    OUT h_held_usd bigint[],
+    OUT h_held_calls bigint[],
+    OUT h_held_tokens bigint[],
+    OUT h_captured_usd bigint[],
+    OUT h_captured_calls bigint[],
+    OUT h_captured_tokens bigint[],
+    OUT h_overrun_usd bigint[],
+    OUT h_overrun_calls bigint[],
+    OUT h_overrun_tokens bigint[],
+    OUT h_output_tokens bigint[],
+    OUT h_model text[],
+    OUT h_upstream text[],
+    OUT h_opened_at bigint[],
+    OUT h_settled_at bigint[],
+    OUT h_basis text[],
+    OUT h_why text[],
     OUT dead text[],
     OUT fenced text[],
     OUT quarantined text[],
@@ -287,6 +302,7 @@ CREATE FUNCTION bursar.load_1(
 ) LANGUAGE plpgsql AS $$
 DECLARE
     locked text[] := wanted_scopes || openers;
+    calls text[] := wanted_calls;
 BEGIN
     backend := pg_backend_pid();
     IF cardinality(suspects) > 0 THEN
@@ -306,14 +322,30 @@ BEGIN
     END IF;
     PERFORM 1 FROM bursar.scopes AS s WHERE s.scope = ANY (locked) ORDER BY s.scope FOR NO KEY UPDATE;
     now := coalesce(given_now, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
-    SELECT json_agg(bursar.account_row(kept.a)) INTO accounts FROM (
-        SELECT a FROM bursar.accounts AS a WHERE a.scope = ANY (locked) AND a.counts ORDER BY a.id FOR NO KEY UPDATE
-    ) AS kept;
-    SELECT json_agg(bursar.hold_row(h)) INTO holds FROM bursar.holds AS h WHERE h.call_id = ANY (wanted_calls);
+    SELECT
+        array_agg(a.id), array_agg(a.scope), array_agg(a.unit), array_agg(a.period), array_agg(a.cap),
+        array_agg(a.ceiling), array_agg(a.held), array_agg(a.captured), array_agg(a.overrun), array_agg(a.state),
+        array_agg(a.starts_at), array_agg(a.ends_at)
+    INTO
+        a_id, a_scope, a_unit, a_period, a_cap, a_ceiling, a_held, a_captured, a_overrun, a_state, a_starts_at,
+        a_ends_at
+    FROM (
+        SELECT * FROM bursar.accounts AS a WHERE a.scope = ANY (locked) AND a.counts ORDER BY a.id FOR NO KEY UPDATE
+    ) AS a;
     IF dead IS NOT NULL THEN
-        SELECT json_agg(bursar.hold_row(h)) INTO orphans
-        FROM bursar.holds AS h WHERE h.state = 'open' AND h.worker = ANY (dead);
+        calls := calls || ARRAY(SELECT h.call_id FROM bursar.holds AS h WHERE h.state = 'open' AND h.worker = ANY (dead));
     END IF;
+    SELECT
+        array_agg(h.call_id), array_agg(h.worker), array_agg(h.state), array_agg(h.accounts), array_agg(h.held_usd),
+        array_agg(h.held_calls), array_agg(h.held_tokens), array_agg(h.captured_usd), array_agg(h.captured_calls),
+        array_agg(h.captured_tokens), array_agg(h.overrun_usd), array_agg(h.overrun_calls),
+        array_agg(h.overrun_tokens), array_agg(h.output_tokens), array_agg(h.model), array_agg(h.upstream),
+        array_agg(h.opened_at), array_agg(h.settled_at), array_agg(h.basis), array_agg(h.why)
+    INTO
+        h_call_id, h_worker, h_state, h_accounts, h_held_usd, h_held_calls, h_held_tokens, h_captured_usd,
+        h_captured_calls, h_captured_tokens, h_overrun_usd, h_overrun_calls, h_overrun_tokens, h_output_tokens,
+        h_model, h_upstream, h_opened_at, h_settled_at, h_basis, h_why
+    FROM bursar.holds AS h WHERE h.call_id = ANY (calls);
     SELECT array_agg(q.model) INTO quarantined FROM bursar.quarantine AS q;
     SELECT array_agg(w.worker) INTO fenced
     FROM bursar.workers AS w WHERE w.worker = ANY (wanted_workers) AND w.fenced_at IS NOT NULL;

@@ -13,7 +13,11 @@ COMMIT;
 ROLLBACK;
 
 -- name: books
-SELECT now, backend, accounts, holds, orphans, dead, fenced, quarantined, owners, openings, claims
+SELECT now, backend, a_id, a_scope, a_unit, a_period, a_cap, a_ceiling, a_held, a_captured, a_overrun, a_state,
+       a_starts_at, a_ends_at, h_call_id, h_worker, h_state, h_accounts, h_held_usd, h_held_calls, h_held_tokens,
+       h_captured_usd, h_captured_calls, h_captured_tokens, h_overrun_usd, h_overrun_calls, h_overrun_tokens,
+       h_output_tokens, h_model, h_upstream, h_opened_at, h_settled_at, h_basis, h_why, dead, fenced, quarantined,
+       owners, openings, claims
 FROM bursar.load_1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: books_accounts_past
