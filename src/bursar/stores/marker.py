@@ -21,25 +21,10 @@ class Marker:
     """The number of its last entry."""
     epoch: int = 0
     """How often an operator has accepted a ledger that had gone back."""
-    at: int = 0
+    at: Instant = Instant(0)  # noqa: RUF009
     """The time of the last entry; 0 where it is not known."""
     place: str = ""
     """Where the ledger was found; a database that is emptied and filled anew has another id there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """What is missing from a ledger that went back in time and was accepted as it is."""
-
-    ledger: str
-    epoch: int
-    """The epoch that it has from now on."""
-    entries: int
-    """The number of the last entry that is there."""
-    at: Instant
-    """The time of that entry: everything since then is missing."""
-    missing: int
-    """How many entries are missing, as far as this machine knows."""
 
 
 def check(marker: Marker | None, ledger: str, epoch: int, entries: int) -> str:
@@ -73,7 +58,7 @@ def read(path: Path) -> Marker | None:
             ledger=str(found["ledger"]),
             entries=int(found["entries"]),
             epoch=int(found.get("epoch", 0)),
-            at=int(found.get("at", 0)),
+            at=Instant(int(found.get("at", 0))),
             place=str(found.get("place", "")),
         )
     except FileNotFoundError:

@@ -6,12 +6,15 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
+from bursar.ledger.books import encode
 from bursar.ledger.store import (
+    Adopted,
     Entry,
     Finding,
     HoldRow,
@@ -23,9 +26,10 @@ from bursar.ledger.store import (
     RunRow,
     SpentRow,
 )
+from bursar.money import ensure
 from bursar.stores import marker as markers
 from bursar.stores import postgres_reads as reads
-from bursar.stores.marker import Adopted, Marker
+from bursar.stores.marker import Marker
 from bursar.stores.migrate import Migration, SchemaError, migrate_postgres, migrations
 from bursar.stores.postgres_link import (
     OUTAGES,
@@ -33,6 +37,7 @@ from bursar.stores.postgres_link import (
     SQL,
     Connection,
     Identity,
+    Patience,
     close,
     connect,
     explain,
@@ -49,8 +54,6 @@ from bursar.stores.postgres_writer import Opened, Work, Writer
 
 T = TypeVar("T")
 
-GRACE_SECONDS = 3.0
-"""How long after an outage nobody is called dead: a restart of the server cuts all, and not all are back at once."""
 ADVICE = (
     "What was spent since is not known any more. Restore the newest backup, or accept what is there and count from it: "
     "bursar ledger adopt"
@@ -69,6 +72,7 @@ class PostgresStore:
         batch_max: int = 256,
         marker: Path | None = None,
         known: tuple[Migration, ...] = (),
+        patience: Patience | None = None,
     ) -> None:
         """Describe a store; `clock` None is the server's, `marker` None is a file in the state directory."""
         self.worker = ""
@@ -81,9 +85,10 @@ class PostgresStore:
         self._queue_max = queue_max
         self._marker_path = marker
         self._known = known or migrations("postgres")
+        self._patience = patience or Patience()
         self._identity = Identity(0, False, "", 0, 0, 0, 0)
         self._writer = Writer(self._reopen, clock, batch_max)
-        self._reader = reads.Reader(url)
+        self._reader = reads.Reader(url, self._patience)
         self._key_finder = reads.KeyFinder(self._reader)
         self._is_open = False
 
@@ -94,7 +99,7 @@ class PostgresStore:
         # A fresh name each time: the holds of an earlier life are not this one's to settle unseen.
         worker = _new_worker()
         try:
-            connection = await connect(self._url, worker)
+            connection = await connect(self._url, self._patience, worker)
         except (*OUTAGES, ValueError) as error:
             raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
         try:
@@ -147,7 +152,7 @@ class PostgresStore:
 
     async def _reopen(self) -> Opened:
         """Open the connection of the writer anew; raises LedgerUnavailableError or one of OUTAGES."""
-        connection = await connect(self._url, self.worker)
+        connection = await connect(self._url, self._patience, self.worker)
         try:
             found = await identify(connection)
             await self._recognise(found)
@@ -155,7 +160,8 @@ class PostgresStore:
         except BaseException:
             connection.terminate()
             raise
-        self._identity = found
+        # Also where it is less than was seen: then an operator has accepted it, with a new epoch.
+        self._identity, self._writer.seq_seen = found, found.seq
         return opened
 
     async def _recognise(self, found: Identity) -> None:
@@ -211,10 +217,14 @@ class PostgresStore:
 
     def _trouble_with(self, found: Identity) -> str:
         """Compare the ledger with what is known of it outside; raises LedgerLostError for an unreadable marker."""
+        return markers.check(self._known_of(found), found.ledger, found.epoch, found.seq)
+
+    def _known_of(self, found: Identity) -> Marker | None:
         known = markers.read(self._path(found.ledger))
         if known is None and self._marker_path is None:
+            # A database that was emptied and filled anew has a new id; that another ledger was there is remembered.
             known = markers.at_place(markers.folder(), self._place)
-        return markers.check(known, found.ledger, found.epoch, found.seq)
+        return known
 
     def _seen(self) -> Marker:
         seq = max(self._identity.seq, self._writer.seq_seen)
@@ -235,36 +245,54 @@ class PostgresStore:
             # The marker only makes a rollback visible; the next look writes it.
             return
 
-    async def adopt(self) -> Adopted:
-        """Accept the ledger as it is, although it went back in time, and say what is missing; works without `start`.
+    async def survey(self) -> Adopted:
+        """Compare the database with its marker and change nothing; see `Store.survey`."""
+        return await self._adopt("")
 
-        The gateways that wait for it go on by themselves. Raises LedgerUnavailableError, SchemaError.
-        """
+    async def adopt(self, who: str) -> Adopted:
+        """Accept the database as it is, although it went back in time; see `Store.adopt`."""
+        ensure(bool(who), "somebody accepts a ledger that went back in time")
+        return await self._adopt(who)
+
+    async def _adopt(self, who: str) -> Adopted:
         try:
-            connection = await connect(self._url, _new_worker())
+            connection = await connect(self._url, self._patience, _new_worker())
         except (*OUTAGES, ValueError) as error:
             raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
         try:
             await self._migrate(connection)
             found = await identify(connection)
-            known = await asyncio.to_thread(self._known_of, found)
-            epoch = await connection.fetchval(SQL["adopt"], max(found.epoch, known.epoch if known else 0) + 1)
-            told = Marker(found.ledger, found.seq, epoch, Instant(found.at), self._place)
-            await asyncio.to_thread(markers.write, self._path(found.ledger), told)
+            known, trouble = await asyncio.to_thread(self._compare, found)
+            is_same = known is not None and known.ledger == found.ledger
+            missing = max(known.entries - found.seq, 0) if known and is_same else 0
+            epoch = max(found.epoch, known.epoch if known and is_same else 0) + 1
+            known_at = known.at if known else Instant(0)
+            adopted = Adopted(found.ledger, epoch, found.seq, Instant(found.at), missing, trouble, known_at)
+            if who:
+                now = await self._now(connection)
+                record = {"at": now, "who": who, "entries": found.seq, "missing": missing, "trouble": trouble}
+                await connection.execute(SQL["adopt"], str(epoch), f"adopted {epoch}", encode(record))
+                told = Marker(found.ledger, found.seq, epoch, Instant(found.at), self._place)
+                await asyncio.to_thread(self._replace_marker, known, told)
         except OUTAGES as error:
             raise not_written(error) from error
         finally:
             connection.terminate()
-        missing = max(known.entries - found.seq, 0) if known else 0
-        return Adopted(found.ledger, epoch, found.seq, Instant(found.at), missing)
+        return adopted
 
-    def _known_of(self, found: Identity) -> Marker | None:
+    def _compare(self, found: Identity) -> tuple[Marker | None, str]:
         try:
-            known = markers.read(self._path(found.ledger))
-        except LedgerLostError:
-            # Whoever adopts accepts that nothing outside is known.
-            known = None
-        return known or markers.at_place(markers.folder(), self._place)
+            known = self._known_of(found)
+        except LedgerLostError as error:
+            # Whoever accepts the ledger accepts that nothing outside of it is known.
+            return None, str(error)
+        return known, markers.check(known, found.ledger, found.epoch, found.seq)
+
+    def _replace_marker(self, known: Marker | None, told: Marker) -> None:
+        if known is not None and known.ledger != told.ledger:
+            # It was found at this place before; what is accepted now takes its place.
+            markers.write(self._path(known.ledger), replace(known, place=""))
+        markers.write(self._path(told.ledger), told)
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -308,7 +336,7 @@ class PostgresStore:
         await self._note_progress()
         suspects, lives = await self._read(reads.lives)
         since = asyncio.get_running_loop().time() - self._writer.reopened_at
-        is_early = self._writer.reopened_at > 0 and since < GRACE_SECONDS
+        is_early = self._writer.reopened_at > 0 and since < self._patience.grace
         return tuple(
             worker
             for worker, has_left in suspects

@@ -17,16 +17,25 @@ from bursar.stores.queries import queries
 
 SQL = queries("postgres")
 
-CONNECT_SECONDS = 5.0
-STATEMENT_SECONDS = 10.0
-"""How long the server works on one statement, waiting for locks and for a synchronous standby included."""
-LOCK_SECONDS = 8.0
-IDLE_SECONDS = 5.0
-"""How long a transaction of ours may stand still before the server ends it: a gateway that is stopped in the middle of
-one must not keep the locks from all others. Its life ends with it, and it is fenced when it wakes."""
-READING_SECONDS = 60.0
-COMMAND_SECONDS = STATEMENT_SECONDS + 2
-"""How long we wait for a server that does not answer."""
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long, in seconds, we wait for what."""
+
+    connect: float = 5.0
+    statement: float = 10.0
+    """For the server to work on one statement, waiting for locks and for a synchronous standby included."""
+    answer: float = 12.0
+    """For a server that says nothing at all."""
+    lock: float = 8.0
+    """For the locks that another gateway has."""
+    idle: float = 5.0
+    """For ourselves, inside a transaction: a gateway that is stopped there must not keep the locks from all others. The
+    server ends its session and with it its life, and it is fenced when it wakes."""
+    reading: float = 60.0
+    """The same for a transaction that only reads."""
+    grace: float = 3.0
+    """After an outage, before anybody is called dead: a restart cuts all gateways, and not all are back at once."""
 
 
 class MismatchError(Exception):
@@ -166,25 +175,25 @@ async def close(connection: Connection) -> None:
         connection.terminate()
 
 
-async def connect(url: str, worker: str = "") -> Connection:
+async def connect(url: str, patience: Patience, worker: str = "") -> Connection:
     """Open a connection and set it up for writing by a worker, or for reading; raises one of OUTAGES."""
     several = "," in urlsplit(url).netloc or "%2C" in url
     chosen = {"target_session_attrs": "read-write"} if several and "target_session_attrs" not in url else {}
     connection: Connection = await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, max_cached_statement_lifetime=0, **chosen
+        url, timeout=patience.connect, command_timeout=patience.answer, max_cached_statement_lifetime=0, **chosen
     )
     try:
-        await set_up(connection, worker)
+        await set_up(connection, patience, worker)
     except BaseException:
         connection.terminate()
         raise
     return connection
 
 
-async def set_up(connection: Connection, worker: str = "") -> None:
+async def set_up(connection: Connection, patience: Patience, worker: str = "") -> None:
     """Set the limits of a session."""
     writes = bool(worker)
-    seconds = (IDLE_SECONDS if writes else READING_SECONDS, LOCK_SECONDS, STATEMENT_SECONDS)
+    seconds = (patience.idle if writes else patience.reading, patience.lock, patience.statement)
     await connection.fetchrow(
         SQL["settle_in"],
         worker or "reader",

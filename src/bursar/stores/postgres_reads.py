@@ -11,7 +11,7 @@ from bursar.ledger.account import Account, HoldState
 from bursar.ledger.audit import audit
 from bursar.ledger.books import Balance
 from bursar.ledger.store import Entry, Finding, HoldRow, KeyRow, LedgerUnavailableError, QuarantineRow, RunRow, SpentRow
-from bursar.stores.postgres_link import OUTAGES, SQL, Connection, close, connect, unreadable
+from bursar.stores.postgres_link import OUTAGES, SQL, Connection, Patience, close, connect, unreadable
 from bursar.stores.rows import entry_row, hold_row, key_row, quarantine_row
 
 T = TypeVar("T")
@@ -25,8 +25,9 @@ AUDIT_ROWS = 10_000
 class Reader:
     """A few read connections, opened when they are needed and anew after an error."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: Patience) -> None:
         self._url = url
+        self._patience = patience
         self._free: list[Connection] = []
         self._turns = asyncio.Semaphore(CONNECTIONS_MAX)
         self._is_closed = False
@@ -49,7 +50,7 @@ class Reader:
     async def _with_connection(self, read: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._turns:
             try:
-                connection = self._take() or await connect(self._url)
+                connection = self._take() or await connect(self._url, self._patience)
             except OUTAGES as error:
                 raise unreadable(error) from error
             try:

@@ -208,6 +208,10 @@ class Writer:
             raise NotWrittenError(POOLED)
         outcomes, changes = decide(loaded.books, batch, loaded.now)
         seq = await write(connection, changes, loaded.now) if changes else 0
+        if changes.lines and seq <= self.seq_seen:
+            # A server that was set back in time under a connection that lived on (a snapshot of its machine).
+            self._drop()
+            raise NotWrittenError(f"the ledger is older than before: it had {self.seq_seen} entries")
         opened.has_warned = False
         self._is_committing = True
         # Also where nothing was changed: this commit waits for the standby, and with it for what it has found.

@@ -373,6 +373,5 @@ $$;
 INSERT INTO bursar.meta (name, value) VALUES ('ledger', $1) ON CONFLICT (name) DO NOTHING;
 
 -- name: adopt
-INSERT INTO bursar.meta (name, value) VALUES ('epoch', ($1::bigint)::text)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value
-RETURNING value::bigint;
+INSERT INTO bursar.meta (name, value) VALUES ('epoch', $1), ($2, $3)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
