@@ -23,7 +23,7 @@ CHAT: dict[str, Any] = {
     "input_cost_per_token": Decimal("1.25e-6"),
     "output_cost_per_token": Decimal("1e-5"),
 }
-ROW = [1_000, 100, 1_250_000, 10_000_000, 100, 0, 1]
+ROW = [1_000, 100, 1_250_000, 10_000_000, 100, 0, 1, 0]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,16 @@ def script() -> ModuleType:
         ({"provider_specific_entry": {"us": Decimal("1.1"), "fast": 2}}, [*ROW[:4], 110, *ROW[5:]]),
         (
             {"input_cost_per_token_above_200k_tokens": 1, "input_cost_per_token_above_128k_tokens": 1},
-            [*ROW[:5], 128_000, 1],
+            [*ROW[:5], 128_000, 1, 0],
         ),
         ({"input_cost_per_token_above_272k_tokens_flex": 1}, ROW),
-        ({"off_peak_pricing": {"input_cost_per_token": 1}}, [*ROW[:6], 0]),
+        ({"off_peak_pricing": {"input_cost_per_token": 1}}, [*ROW[:6], 0, 0]),
         ({"input_cost_per_token_batches": 1, "search_context_cost_per_query": {"a": 1}}, ROW),
-        ({"input_cost_per_audio_token": Decimal("1.25e-6")}, ROW),
+        ({"input_cost_per_image_token": Decimal("1.25e-6")}, ROW),
+        ({"input_cost_per_audio_token": Decimal("9e-6")}, [*ROW[:7], 9_000_000]),
+        ({"cache_read_input_audio_token_cost": 1}, ROW),
         ({"output_cost_per_image": 0}, ROW),
-        ({"input_cost_per_audio_token": Decimal("1.26e-6")}, None),
+        ({"input_cost_per_image_token": Decimal("1.26e-6")}, None),
         ({"output_cost_per_image": Decimal("0.04")}, None),
         ({"mode": "image_generation"}, None),
         ({"mode": "realtime"}, None),
@@ -89,7 +91,7 @@ def test_the_table_is_cut_from_a_wheel_and_two_rows_of_one_model_are_the_wider_a
     monkeypatch.setattr(script, "TABLE", tmp_path / "table.json")
     script.main(wheel, "2026-11-23")
     table = json.loads((tmp_path / "table.json").read_text(encoding="utf-8"))
-    assert table["models"] == {"openai": {"gpt-5": [1_000, 100, 2_000_000, 10_000_000, 100, 0, 1]}}
+    assert table["models"] == {"openai": {"gpt-5": [1_000, 100, 2_000_000, 10_000_000, 100, 0, 1, 0]}}
     assert (table["made_on"], table["notice"]) == ("2026-11-23", "MIT License\n\nCopyright (c) Them")
     assert table["source"].startswith("LiteLLM 9.9.9")
     assert "1 models" in capsys.readouterr().out

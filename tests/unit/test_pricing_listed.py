@@ -111,7 +111,7 @@ def test_a_free_class_is_free_when_the_list_says_zero() -> None:
     [
         ({"input_mtok": Decimal(2)}, "disagree"),
         (PRICES | {"requests_kcount": Decimal(5)}, "requests_kcount, which bursar cannot bound"),
-        (PRICES | {"input_audio_mtok": Decimal(5), "output_image_mtok": Decimal(9)}, "input_audio_mtok, output_image"),
+        (PRICES | {"input_video_mtok": Decimal(5), "output_image_mtok": Decimal(9)}, "input_video_mtok, output_image"),
     ],
 )
 def test_a_price_in_a_unit_that_nothing_bounds_is_a_doubt(prices: dict[str, Any], says: str) -> None:
@@ -392,3 +392,30 @@ def test_images_are_counted_by_the_rule_of_the_provider() -> None:
 def test_the_family_is_the_provider_s() -> None:
     assert card(a_model(), provider="anthropic").family is Family.CLAUDE
     assert card(a_model(), provider="google").family is Family.BYTE_LEVEL
+
+
+# ---- audio --------------------------------------------------------------------------------------------------------
+
+
+def test_audio_without_a_price_costs_as_much_as_text() -> None:
+    rates = ordinary(a_model((None, PRICES)))
+    assert (rates.audio_extra, rates.audio_cache_read_extra) == (Rate(0), Rate(0))
+
+
+def test_cached_audio_without_a_price_costs_as_much_as_fresh_audio() -> None:
+    prices = PRICES | {"input_audio_mtok": Decimal(5), "cache_read_mtok": Decimal("0.2")}
+    rates = ordinary(a_model((None, prices)))
+    assert (rates.audio_extra, rates.audio_cache_read_extra) == (Rate(3_000_000), Rate(4_800_000))
+
+
+def test_audio_that_is_cheaper_than_text_is_billed_as_text() -> None:
+    prices = PRICES | {"input_audio_mtok": Decimal(1), "cache_audio_read_mtok": Decimal("0.1")}
+    rates = ordinary(a_model((None, prices)))
+    assert (rates.audio_extra, rates.audio_cache_read_extra) == (Rate(0), Rate(0))
+
+
+def test_two_lists_that_disagree_on_audio_are_a_doubt() -> None:
+    limit = LIMIT._replace(audio_rate=Rate(5_000_000))
+    with pytest.raises(DoubtError, match="what audio costs"):
+        card(a_model((None, PRICES)), limit=limit)
+    assert card(a_model((None, PRICES | {"input_audio_mtok": Decimal(5)})), limit=limit).model == "gpt-5"

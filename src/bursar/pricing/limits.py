@@ -27,6 +27,8 @@ class Limit(NamedTuple):
     """Where the second price source has a dearer rate for longer inputs; 0: nowhere."""
     one_price_a_day: bool = False
     """Whether the second price source says that no hour is cheaper than another."""
+    audio_rate: Rate = Rate(0)
+    """What the second price source asks for an input token of audio; 0: nothing apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +80,12 @@ def limits_of(table: Mapping[str, Any]) -> Limits:
         made_on=table["made_on"],
         unbounded_names=re.compile(table["unbounded_names"]),
         models={
-            provider: {
-                # A table that was stored by an older release has fewer columns.
-                name: Limit(context, output, Rate(input_rate), Rate(output_rate), us_percent, *more)
-                for name, (context, output, input_rate, output_rate, us_percent, *more) in rows.items()
-            }
-            for provider, rows in table["models"].items()
+            provider: {name: _limit(*row) for name, row in rows.items()} for provider, rows in table["models"].items()
         },
     )
+
+
+def _limit(context: int, output: int, input_: int, output_rate: int, us: int, *more: int) -> Limit:
+    # A table that was stored by an older release has fewer columns.
+    cliff, one_price_a_day, audio = (*more, 0, 0, 0)[:3]
+    return Limit(context, output, Rate(input_), Rate(output_rate), us, cliff, bool(one_price_a_day), Rate(audio))

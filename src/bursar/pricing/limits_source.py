@@ -28,8 +28,9 @@ UNBOUNDED_NAME = re.compile(
 )
 # Rates at which no request of ours can be billed: batches, and tools that the gateway does not let through.
 HARMLESS_COST = re.compile(r"batches|search_context|grounding|^regional_|^code_interpreter|^file_search|^web_search")
-# An input token of audio is bounded like one of text as long as it is no dearer.
-AUDIO_IN = re.compile(r"^input_cost_per_audio_token")
+# An input token of an image is bounded like one of text as long as it is no dearer; audio has a rate of its own.
+IMAGE_IN = re.compile(r"^input_cost_per_image_token")
+AUDIO_IN = re.compile(r"^(input_cost_per_audio_token|cache_read_input_audio_token_cost)")
 # Long inputs cost more beyond this many thousand tokens; the names with a tier behind repeat it.
 CLIFF = re.compile(r"^input_cost_per_token_above_(\d+)k_tokens$")
 TOKEN_COST = re.compile(
@@ -43,6 +44,7 @@ COLUMNS = [
     "us_inference_percent",
     "cliff_tokens",
     "one_price_a_day",
+    "audio_picodollars_per_token",
 ]
 
 
@@ -65,7 +67,7 @@ def read_row(key: str, entry: Mapping[str, Any]) -> list[int] | None:
     if entry.get("mode") not in MODES or UNBOUNDED_NAME.search(key):
         return None
     input_cost = entry.get("input_cost_per_token") or 0
-    if any(is_odd(name, cost) and not (AUDIO_IN.search(name) and cost <= input_cost) for name, cost in entry.items()):
+    if any(is_odd(name, cost) and not (IMAGE_IN.search(name) and cost <= input_cost) for name, cost in entry.items()):
         return None
     context, output = entry.get("max_input_tokens"), entry.get("max_output_tokens")
     if entry["mode"] == "embedding":
@@ -81,12 +83,14 @@ def read_row(key: str, entry: Mapping[str, Any]) -> list[int] | None:
         int((Decimal(us) * 100).to_integral_value(ROUND_CEILING)),
         min((int(cliff[1]) * 1_000 for cliff in map(CLIFF.match, entry) if cliff), default=0),
         int(not any("peak" in name for name in entry)),
+        picodollars(entry.get("input_cost_per_audio_token") or 0),
     ]
 
 
 def is_odd(name: str, cost: object) -> bool:
     """Say whether the entry charges for something that is not a token of text."""
-    return bool("cost" in name and cost and not HARMLESS_COST.search(name) and not TOKEN_COST.search(name))
+    known = (HARMLESS_COST, TOKEN_COST, AUDIO_IN)
+    return bool("cost" in name and cost and not any(pattern.search(name) for pattern in known))
 
 
 def merged(one: list[int], other: list[int]) -> list[int]:

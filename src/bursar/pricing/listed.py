@@ -35,15 +35,23 @@ HORIZON = 15 * 60 * SECOND
 LONG_CONTEXT_TOKENS = 1_000_000
 SOURCE = f"genai-prices {version('genai-prices')}"
 
-# Whose billing was studied. Others charge per request or per search, meter reasoning outside the output bound, or sell
-# at prices of their own: their models are priced in [models."..."].
+# Whose billing was studied. Others charge per request or per search, or sell at prices of their own: their models are
+# priced in [models."..."].
 PROVIDERS = {
     provider.id: provider
     for provider in bundled_providers
-    if provider.id in {"anthropic", "deepseek", "google", "groq", "mistral", "openai"}
+    if provider.id in {"anthropic", "deepseek", "google", "groq", "mistral", "openai", "openrouter", "x-ai"}
 }
 
-_TOKENS = frozenset(
+# Every call takes the highest price that may be asked along, so a second list is not needed to believe the first.
+_ROUTERS = frozenset({"openrouter"})
+# Whose tokens are never shorter than a byte: byte-level BPE, or SentencePiece that falls back to bytes.
+_BYTE_LEVEL_MAKERS = frozenset({"deepseek", "google", "meta-llama", "mistralai", "openai", "qwen", "x-ai"})
+# xAI puts instructions of its own in front (some 700 tokens were seen), and bills them.
+_ADDED_TOKENS = {"x-ai": 2_048}
+
+_AUDIO = frozenset({"input_audio_mtok", "cache_audio_read_mtok"})
+_TOKENS = _AUDIO | frozenset(
     {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_5m_mtok", "cache_write_1h_mtok"}
 )
 # Server-side tools; the dialects refuse them.
@@ -74,12 +82,29 @@ def listed_card(
 ) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
     model = find_model(provider_id, name, limits.made_on, providers)
-    limit = limits.find(provider_id, name)
+    limit = _limit_of_router(model, name, limits, now) if provider_id in _ROUTERS else limits.find(provider_id, name)
     if limit is None and limits.unbounded_names.search(name):
         raise DoubtError("models of that kind charge for more than the tokens of text that the gateway can bound")
     if limit is None:
         raise DoubtError("its output maximum is not known", _known(model, provider_id, now))
     return card_of(model, provider_id, name, now, limit, f"rates: {source}; limits: {limits.source}", horizon)
+
+
+def _limit_of_router(model: listed.ModelInfo, name: str, limits: Limits, now: Instant) -> Limit | None:
+    """Give what bounds a model whose only source is the router's own list: its window bounds its output as well."""
+    if model.context_window is None or name.endswith(":batch") or limits.unbounded_names.search(name):
+        return None
+    rates = _ladder(_prices(_standard(model, now)), claude=False, outputless=False)[0].rates
+    return Limit(model.context_window, model.context_window, rates.input, rates.output, 100)
+
+
+def _family(provider_id: str, name: str) -> Family:
+    if provider_id not in _ROUTERS:
+        return Family.CLAUDE if provider_id == "anthropic" else Family.BYTE_LEVEL
+    maker = name.partition("/")[0]
+    if maker == "anthropic":
+        return Family.CLAUDE
+    return Family.BYTE_LEVEL if maker in _BYTE_LEVEL_MAKERS else Family.UNKNOWN
 
 
 def card_of(
@@ -94,10 +119,12 @@ def card_of(
     """Give the card of a listed model with the highest rates from now to the horizon; raises DoubtError."""
     _check_second_opinion(model, limit)
     moments, valid_until = _moments(model, now, horizon)
-    claude = provider_id == "anthropic"
+    family = _family(provider_id, name)
+    claude = family is Family.CLAUDE
     tiers = _tiers(model, moments, limit, claude)
     context = max(limit.context_tokens, model.context_window or 0)
     _check_cliff(tiers, limit, context)
+    _check_audio(tiers, limit)
     unasked = context
     if any(steps[-1].above_input_tokens >= context for steps in tiers.values()):
         context = max(context, LONG_CONTEXT_TOKENS)
@@ -105,7 +132,7 @@ def card_of(
     return Card(
         model=name,
         provider=provider_id,
-        family=Family.CLAUDE if claude else Family.BYTE_LEVEL,
+        family=family,
         context_tokens=context,
         output_tokens_max=limit.output_tokens_max,
         tiers=tiers,
@@ -114,19 +141,21 @@ def card_of(
         valid_until=valid_until,
         image=image,
         context_tokens_unasked=unasked if claude else context,
+        added_tokens=_ADDED_TOKENS.get(name.partition("/")[0] if provider_id in _ROUTERS else provider_id, 0),
     )
 
 
 def _known(model: listed.ModelInfo, provider_id: str, now: Instant) -> dict[str, str]:
     """Give what the price list says of a model without a known output bound, as settings; raises DoubtError."""
-    claude = provider_id == "anthropic"
+    family = _family(provider_id, model.id)
+    claude = family is Family.CLAUDE
     rates = dearest_rates(step.rates for step in _ladder(_prices(_standard(model, now)), claude, outputless=False))
     known = {
         "input": f'"{rates.input}"',
         "output": f'"{rates.output}"',
         "cache_read": f'"{rates.cache_read}"',
         "cache_write": f'"{rates.cache_write_5m}"',
-        "family": f'"{Family.CLAUDE if claude else Family.BYTE_LEVEL}"',
+        "family": f'"{family}"',
     }
     return known | ({"context_tokens": str(model.context_window)} if model.context_window else {})
 
@@ -245,6 +274,12 @@ def _check_second_opinion(model: listed.ModelInfo, limit: Limit) -> None:
         raise DoubtError("two public price lists disagree on whether it is cheaper at some hours")
 
 
+def _check_audio(tiers: Mapping[str, tuple[Step, ...]], limit: Limit) -> None:
+    rates = tiers[DEFAULT_TIER][0].rates
+    if rates.input.picodollars + rates.audio_extra.picodollars < limit.audio_rate.picodollars:
+        raise DoubtError("two public price lists disagree on what audio costs")
+
+
 def _check_cliff(tiers: Mapping[str, tuple[Step, ...]], limit: Limit, context_tokens: int) -> None:
     starts = {step.above_input_tokens for step in tiers[DEFAULT_TIER]}
     if 0 < limit.cliff_tokens < context_tokens and not any(0 < start <= limit.cliff_tokens for start in starts):
@@ -328,6 +363,10 @@ def _rates(prices: dict[str, _Price], above: int, claude: bool) -> Rates:
     """Give the rates for an input above this length; a class without a price costs what it can at most."""
     rates = {key: _rate(price, above) for key, price in prices.items()}
     ordinary = rates["input_mtok"]
+    read = rates.get("cache_read_mtok", ordinary)
+    audio = rates.get("input_audio_mtok", ordinary)
+    # Where audio is listed at all, a cached token of it costs as much as a fresh one, or what the list says.
+    audio_read = rates.get("cache_audio_read_mtok", max(audio, read) if "input_audio_mtok" in rates else read)
     write = rates.get("cache_write_5m_mtok") or rates.get("cache_write_mtok")
     write_5m = write or (ordinary.times(200) if claude else ordinary)
     # Claude writes for an hour at twice the input rate; OpenAI keeps a cache for a day at two and a half times.
@@ -335,10 +374,16 @@ def _rates(prices: dict[str, _Price], above: int, claude: bool) -> Rates:
     return Rates(
         input=ordinary,
         output=rates.get("output_mtok", Rate(0)),
-        cache_read=rates.get("cache_read_mtok", ordinary),
+        cache_read=read,
         cache_write_5m=write_5m,
         cache_write_1h=max(rates.get("cache_write_1h_mtok", write_1h), write_5m),
+        audio_extra=_more(audio, ordinary),
+        audio_cache_read_extra=_more(audio_read, read),
     )
+
+
+def _more(one: Rate, other: Rate) -> Rate:
+    return Rate(max(0, one.picodollars - other.picodollars))
 
 
 def _rate(price: _Price, above: int) -> Rate:
