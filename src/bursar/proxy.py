@@ -94,7 +94,6 @@ class Gate:
     endpoints: Mapping[str, Endpoint]
     policy: OutputPolicy
     clock: Clock
-    read_on_seconds_max: float
 
 
 async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client, spares: Spares) -> None:
@@ -201,18 +200,17 @@ async def _pay(hold: OpenHold, dialect: Dialect, gate: Gate, attempts: Attempts)
             attempts.note(Failure(reply.status, "upstream_failed", f"{why}, which gave no answer either"))
             return following
         meter = dialect.meter(call, reply.status, reply.content_type)
-        await _relay(reply, hold, meter, gate, client)
+        await _relay(reply, hold, meter, gate.endpoints[call.upstream], client)
     return None
 
 
-async def _relay(reply: Reply, hold: OpenHold, meter: Meter, gate: Gate, client: Client) -> None:
+async def _relay(reply: Reply, hold: OpenHold, meter: Meter, endpoint: Endpoint, client: Client) -> None:
     """Pass the reply on while metering it, say what the hold becomes, and only then end the reply."""
-    endpoint = gate.endpoints[hold.quote.call.upstream]
     kept = bytearray()
     has_started = reply.is_stream
     try:
         async with asyncio.timeout(endpoint.total_seconds_max) as deadline:
-            client.on_leave(deadline, gate.read_on_seconds_max)
+            client.on_leave(deadline, endpoint.read_on_seconds_max)
             if has_started:
                 await client.start(reply, hold)
             async for chunk in reply.chunks():

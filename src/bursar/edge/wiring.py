@@ -66,7 +66,6 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
             clamps=settings.policy.near_cap == "clamp",
         ),
         clock=SystemClock(),
-        read_on_seconds_max=settings.policy.read_on_seconds_max,
     )
     rules = {name: _declared_caller(name, settings) for name in settings.keys}
     fixed_status = settings.policy.refusal_status

@@ -11,6 +11,7 @@ from typing import cast
 
 from bursar.dialects.input_text import InputText
 
+PACKAGE = "toktok"
 TEXT_CHARS_MAX = 8_000_000
 """A longer input is not counted: it would hold one of the machine's cores for too long."""
 
@@ -37,7 +38,7 @@ def encoding_of(provider: str, model: str) -> str | None:
 
 def is_installed() -> bool:
     """Say whether the package with the vocabularies is there."""
-    return importlib.util.find_spec("toktok") is not None
+    return importlib.util.find_spec(PACKAGE) is not None
 
 
 async def tokens_of(found: InputText, encoding: str) -> int | None:
@@ -57,4 +58,4 @@ def _tokens_of(found: InputText, encoding: str) -> int | None:
 
 def _counter() -> _Count:
     # Loading the vocabulary takes 0.4 s and 60 MB, so it is left until somebody is near a cap.
-    return cast(_Count, importlib.import_module("toktok").batch_count)
+    return cast(_Count, importlib.import_module(PACKAGE).batch_count)
