@@ -112,6 +112,8 @@ class LedgerSettings(_Section):
     """Where the books are."""
 
     url: Annotated[str, StringConstraints(min_length=1)] = Field(default_factory=_default_ledger_url)
+    keep_days: Annotated[int, Field(ge=2, le=36_500)] | None = None
+    """Entries and settled calls that are older are folded into balances; None keeps them for ever."""
 
 
 class ServerSettings(_Section):

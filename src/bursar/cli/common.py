@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -102,23 +102,37 @@ def settings_for(config: Path | None, ledger: str | None) -> Settings:
     return settings.model_copy(update={"ledger": books})
 
 
+def ledger_of(settings: Settings) -> Store:
+    """Give the ledger, not started yet; raises ValueError for a URL that no store serves."""
+    from bursar.stores import open_store
+
+    return open_store(settings.ledger.url)
+
+
+@contextmanager
+def ledger_errors(settings: Settings) -> Iterator[None]:
+    """Say what is wrong with the ledger in one line."""
+    from bursar.ledger.store import LedgerLostError, LedgerUnavailableError
+    from bursar.stores.migrate import SchemaError
+
+    try:
+        yield
+    except (LedgerUnavailableError, LedgerLostError, SchemaError, ValueError, OSError) as error:
+        raise FailedError(f"ledger {without_password(settings.ledger.url)}: {error}") from error
+
+
 @asynccontextmanager
 async def open_books(settings: Settings) -> AsyncIterator[Store]:
     """Open the ledger, made on first use, and close it at the end."""
-    from bursar.ledger.store import LedgerLostError, LedgerUnavailableError
-    from bursar.stores import open_store
-    from bursar.stores.migrate import SchemaError
+    from bursar.ledger.store import LedgerUnavailableError
 
-    url = settings.ledger.url
-    try:
-        store = open_store(url)
+    with ledger_errors(settings):
+        store = ledger_of(settings)
         await store.start()
-    except (LedgerUnavailableError, LedgerLostError, SchemaError, ValueError, OSError) as error:
-        raise FailedError(f"ledger {without_password(url)}: {error}") from error
     try:
         yield store
     except LedgerUnavailableError as error:
-        raise FailedError(f"ledger {without_password(url)}: {error}") from error
+        raise FailedError(f"ledger {without_password(settings.ledger.url)}: {error}") from error
     finally:
         await store.close()
 

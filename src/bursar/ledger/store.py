@@ -120,6 +120,25 @@ class QuarantineRow:
     """What the call is booked at, overrun included."""
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What is missing from a ledger that went back in time, and what it becomes when it is accepted as it is."""
+
+    ledger: str
+    epoch: int
+    """The epoch that it has from then on."""
+    entries: int
+    """The number of the last entry that is there."""
+    at: Instant
+    """The time of that entry: everything since then is missing."""
+    missing: int
+    """How many entries are missing, as far as this machine knows."""
+    trouble: str = ""
+    """What is wrong with the ledger; empty when nothing is, and nothing has to be accepted."""
+    known_at: Instant = Instant(0)  # noqa: RUF009
+    """The time of the last entry that this machine knows of; 0 where it does not."""
+
+
 Archive = Callable[[list[Entry]], None]
 """Keeps entries elsewhere, durably, before they are folded away; what it raises stops the step."""
 
@@ -206,6 +225,20 @@ class Store(Protocol):
 
     async def audit(self) -> tuple[Finding, ...]:
         """Replay all entries and give every place where the balances and holds differ from them."""
+        ...
+
+    async def survey(self) -> Adopted:
+        """Compare a ledger with what this machine knows of it, and change nothing; works without `start`.
+
+        Raises LedgerUnavailableError, LedgerLostError where there is nothing to compare, SchemaError.
+        """
+        ...
+
+    async def adopt(self, who: str) -> Adopted:
+        """Accept the ledger as it is, although it went back in time; works without `start`.
+
+        It gets a new epoch, so that every gateway goes on with it, and an older copy is refused again.
+        """
         ...
 
     async def compact(self, keep_days: int, entries_max: int, archive: Archive | None = None) -> Compacted:

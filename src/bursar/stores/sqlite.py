@@ -17,6 +17,7 @@ from bursar.ledger.books import Balance
 from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
+    Adopted,
     Archive,
     Compacted,
     Entry,
@@ -33,7 +34,7 @@ from bursar.money import ensure
 from bursar.stores.liveness import FileLock, is_dead
 from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
-from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, connect
+from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect
 
 T = TypeVar("T")
 
@@ -127,6 +128,21 @@ class SqliteStore:
         if self._life is not None:
             self._life.path.unlink(missing_ok=True)
             self._life.release()
+
+    async def survey(self) -> Adopted:
+        """Compare the file with its marker and change nothing; see `Store.survey`."""
+        return await self._adopt("")
+
+    async def adopt(self, who: str) -> Adopted:
+        """Accept the file as it is, although it went back in time; see `Store.adopt`."""
+        ensure(bool(who), "somebody accepts a ledger that went back in time")
+        return await self._adopt(who)
+
+    async def _adopt(self, who: str) -> Adopted:
+        try:
+            return await asyncio.to_thread(adopt, self._files, self._clock.now(), who)
+        except (sqlite3.Error, OSError) as error:
+            raise LedgerUnavailableError(f"the ledger {self._files.database} cannot be opened: {error}") from error
 
     async def _note_progress(self) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import queue
 import secrets
@@ -13,12 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bursar.clock import Clock
+from bursar.clock import Clock, Instant
 from bursar.ledger.account import Operation
 from bursar.ledger.batch import Outcome, decide, needs
-from bursar.ledger.store import LedgerLostError, LedgerUnavailableError, NotWrittenError, batches
+from bursar.ledger.books import encode
+from bursar.ledger.store import Adopted, LedgerLostError, LedgerUnavailableError, NotWrittenError, batches
 from bursar.money import BrokenInvariantError
+from bursar.stores import marker as markers
 from bursar.stores.liveness import Turnstile, is_dead
+from bursar.stores.marker import Marker
 from bursar.stores.migrate import migrate_sqlite
 from bursar.stores.sqlite_rows import SQL, load, write
 
@@ -78,8 +80,10 @@ class Writer:
         self._turnstile = Turnstile(files.turn)
         self._connection: sqlite3.Connection | None = None
         self._ledger_id = ""
+        self._epoch = 0
         self._inode = (0, 0)
         self._seq_seen = 0
+        self._noted: Marker | None = None
         self._is_stopping = False
         self.has_ended = False
         """Set before the last look into the queue: who queues a ticket and then finds this set takes it back."""
@@ -195,6 +199,9 @@ class Writer:
                 books.dead.add(worker)
         outcomes, changes = decide(books, batch, now)
         seq = write(connection, changes, now) if changes else self._seq_seen
+        if changes.lines and seq <= self._seq_seen:
+            # An older copy was put in the place of the file, under our feet.
+            raise OSError(_went_back(self._files, f"is older than before: it had {self._seq_seen} entries"))
         return outcomes, max(seq, self._seq_seen)
 
     # ---- the connection ------------------------------------------------------------------------------------------
@@ -215,13 +222,25 @@ class Writer:
         self._inode = (stat.st_dev, stat.st_ino)
         return connection
 
-    def _recognise(self, connection: sqlite3.Connection) -> None:
+    def _recognise(self, connection: sqlite3.Connection) -> Marker:
         """Raise OSError when the file was exchanged for another ledger, or for an older copy of this one."""
-        row = connection.execute(SQL["read_meta"], ("ledger",)).fetchone()
-        seq = connection.execute(SQL["read_last_seq"]).fetchone()[0]
-        if row is None or row[0] != self._ledger_id or seq < self._seq_seen:
-            raise OSError(f"{self._files.database} was exchanged while the ledger was open")
-        self._seq_seen = seq
+        found = _identify(connection)
+        # What this process has seen, and what any process of this machine has noted.
+        for known in (self._seen(), self._marker()):
+            trouble = markers.check(known, found.ledger, found.epoch, found.entries)
+            if trouble:
+                raise OSError(_went_back(self._files, f"was exchanged while it was open: it {trouble}"))
+        self._seq_seen, self._epoch = found.entries, found.epoch
+        return found
+
+    def _marker(self) -> Marker | None:
+        try:
+            return markers.read(self._files.marker)
+        except LedgerLostError as error:
+            raise OSError(f"{error}. {_ADVICE.format(files=self._files)}") from error
+
+    def _seen(self) -> Marker:
+        return Marker(self._ledger_id, self._seq_seen, self._epoch)
 
     def _close(self) -> None:
         """Let go of the connection; an open transaction is rolled back."""
@@ -234,67 +253,94 @@ class Writer:
         files = self._files
         files.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._turnstile.turn():
-            marker = _read_marker(files)
+            known = _known(files)
             os.close(os.open(files.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = connect(files.database, self._busy_seconds)
             try:
                 migrate_sqlite(connection, self._clock.now())
                 connection.execute(SQL["write_meta"], ("ledger", secrets.token_hex(16)))
-                self._ledger_id = connection.execute(SQL["read_meta"], ("ledger",)).fetchone()[0]
-                self._seq_seen = connection.execute(SQL["read_last_seq"]).fetchone()[0]
-                _compare(files, marker, self._ledger_id, self._seq_seen)
+                found = _identify(connection)
+                trouble = markers.check(known, found.ledger, found.epoch, found.entries)
+                if trouble:
+                    raise LedgerLostError(_went_back(files, trouble))
+                self._ledger_id, self._epoch, self._seq_seen = found.ledger, found.epoch, found.entries
                 connection.execute(SQL["write_worker"], (worker, self._clock.now()))
-                self._write_marker()
+                markers.write(files.marker, found)
             finally:
                 connection.close()
 
     def write_marker(self, connection: sqlite3.Connection) -> None:
-        """Note how far the ledger has come, so that an older copy of it is recognised."""
-        self._seq_seen = max(self._seq_seen, connection.execute(SQL["read_last_seq"]).fetchone()[0])
-        self._write_marker()
-
-    def _write_marker(self) -> None:
-        text = json.dumps({"ledger": self._ledger_id, "entries": self._seq_seen})
-        draft = self._files.marker.with_name(self._files.marker.name + ".new")
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            # A marker that a power cut emptied would keep the next start from starting.
-            os.fsync(file.fileno())
-        os.replace(draft, self._files.marker)
+        """Note how far the ledger has come, so that an older copy of it is recognised; raises OSError for one."""
+        found = self._recognise(connection)
+        if found != self._noted:
+            markers.write(self._files.marker, found)
+            self._noted = found
 
 
-def _read_marker(files: Files) -> tuple[str, int] | None:
-    """Give ledger id and count of entries; raises LedgerLostError when there is a marker but no database."""
+def adopt(files: Files, now: Instant, who: str) -> Adopted:
+    """Accept the database as it is, or with nobody's name only look; raises LedgerLostError, SchemaError, OSError."""
+    turnstile = Turnstile(files.turn)
     try:
-        marker = json.loads(files.marker.read_text("utf-8"))
-        known = str(marker["ledger"]), int(marker["entries"])
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LedgerLostError(f"{files.marker} cannot be read: {error}. {_ADVICE.format(files=files)}") from error
+        with turnstile.turn():
+            if not files.database.exists():
+                raise LedgerLostError(_went_back(files, "is gone, so there is nothing to accept"))
+            connection = connect(files.database)
+            try:
+                return _adopt(files, connection, now, who)
+            finally:
+                connection.close()
+    finally:
+        turnstile.close()
+
+
+def _adopt(files: Files, connection: sqlite3.Connection, now: Instant, who: str) -> Adopted:
+    migrate_sqlite(connection, now)
+    found = _identify(connection)
+    trouble = ""
     try:
-        is_gone = files.database.stat().st_size == 0
-    except FileNotFoundError:
-        is_gone = True
-    if is_gone:
-        raise LedgerLostError(f"the ledger {files.database} is gone, but it was here. {_ADVICE.format(files=files)}")
+        known = markers.read(files.marker)
+        trouble = markers.check(known, found.ledger, found.epoch, found.entries)
+    except LedgerLostError as error:
+        # Whoever accepts the ledger accepts that nothing outside of it is known.
+        known, trouble = None, str(error)
+    is_same = known is not None and known.ledger == found.ledger
+    missing = max(known.entries - found.entries, 0) if known and is_same else 0
+    epoch = max(found.epoch, known.epoch if known and is_same else 0) + 1
+    known_at = Instant(known.at if known else 0)
+    adopted = Adopted(found.ledger, epoch, found.entries, Instant(found.at), missing, trouble, known_at)
+    if who:
+        record = {"at": now, "who": who, "entries": found.entries, "missing": missing, "trouble": trouble}
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(SQL["write_meta_over"], ("epoch", str(epoch)))
+        connection.execute(SQL["write_meta_over"], (f"adopted {epoch}", encode(record)))
+        connection.execute("COMMIT")
+        markers.write(files.marker, Marker(found.ledger, found.entries, epoch, found.at))
+    return adopted
+
+
+def _identify(connection: sqlite3.Connection) -> Marker:
+    """Say which ledger this is, and how far it has come."""
+    ledger, epoch, entries, at = connection.execute(SQL["read_identity"]).fetchone()
+    return Marker(ledger or "", entries, epoch, Instant(at))
+
+
+def _known(files: Files) -> Marker | None:
+    """Give what is known of the ledger; raises LedgerLostError when it is gone, or when that cannot be read."""
+    try:
+        known = markers.read(files.marker)
+    except LedgerLostError as error:
+        raise LedgerLostError(f"{error}. {_ADVICE.format(files=files)}") from error
+    if known is not None and (not files.database.exists() or not files.database.stat().st_size):
+        raise LedgerLostError(_went_back(files, "is gone, but it was here"))
     return known
 
 
-def _compare(files: Files, marker: tuple[str, int] | None, ledger_id: str, entries: int) -> None:
-    if marker is None:
-        return
-    if marker[0] != ledger_id:
-        raise LedgerLostError(f"{files.database} is another ledger than before. {_ADVICE.format(files=files)}")
-    if entries < marker[1]:
-        raise LedgerLostError(
-            f"{files.database} is older than before: it has {entries} entries and had {marker[1]}. "
-            f"{_ADVICE.format(files=files)}"
-        )
+def _went_back(files: Files, trouble: str) -> str:
+    return f"the ledger {files.database} {trouble}. {_ADVICE.format(files=files)}"
 
 
 _ADVICE = (
-    "What was spent is not known any more, so bursar does not start. Restore {files.database} from its newest backup; "
-    "or, to accept this state and start counting from it, remove {files.marker} and start again."
+    "What was spent is not known any more. Restore {files.database} from its newest backup; "
+    "or accept what is there and count from it: bursar ledger adopt. "
+    "(Where nothing is left of it, remove {files.marker} to begin a new one.)"
 )

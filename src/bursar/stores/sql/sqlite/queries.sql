@@ -118,8 +118,11 @@ INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING;
 -- name: read_meta
 SELECT value FROM meta WHERE name = ?1;
 
--- name: read_last_seq
-SELECT coalesce(max(seq), 0) FROM entries;
+-- name: read_identity
+SELECT (SELECT value FROM meta WHERE name = 'ledger'),
+       coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'epoch'), 0),
+       coalesce((SELECT max(seq) FROM entries), 0),
+       coalesce((SELECT at FROM entries ORDER BY seq DESC LIMIT 1), 0);
 
 -- name: read_accounts
 SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
