@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import datetime
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,27 +12,26 @@ from typing import TYPE_CHECKING
 import click
 
 from bursar.cli.common import (
+    USD,
     FailedError,
     at,
     books_options,
-    config_option,
-    existing_books,
-    json_option,
-    run_async,
     settings_for,
     show_json,
     show_table,
 )
-from bursar.cli.prices_update import update
+from bursar.cli.prices_check import check, clear, quarantine
+from bursar.cli.prices_update import newest_day, update
 
 if TYPE_CHECKING:
     from bursar.clock import Instant
+    from bursar.money import Money
     from bursar.pricing.book import Book
     from bursar.pricing.rates import Card, Unpriced
-    from bursar.pricing.show import ModelFacts
+    from bursar.pricing.show import ModelFacts, RateLine
     from bursar.settings import Settings
 
-NOT_PRICED = 1
+    Schedule = tuple[tuple[Instant, tuple[RateLine, ...]], ...]
 
 
 @click.group()
@@ -45,39 +45,64 @@ def prices() -> None:
 @prices.command()
 @click.argument("model")
 @click.option("--upstream", metavar="NAME", help="Only at this upstream; default at each that has it.")
-@config_option
-@json_option
-def show(model: str, upstream: str | None, config: Path | None, as_json: bool) -> None:
-    """Show the rates and the bounds of a model, and where they come from.
+@books_options
+def show(model: str, upstream: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
+    """Show every rate and bound of a model, what decides between them, and where they come from.
+
+    Rates are USD per million tokens. The ledger says where a newer price book is kept.
 
     Example: bursar prices show claude-sonnet-4-5
     """
-    from bursar.pricing.show import facts
+    from bursar.pricing.show import facts, schedule
 
-    settings = settings_for(config, None)
-    found = [(name, facts(card)) for name, card in _priced(settings, model, upstream)]
+    settings = settings_for(config, ledger)
+    book, now = _book(settings), _now()
+    found = [
+        (name, facts(card), schedule(book, name, model, now)) for name, card in priced(settings, model, upstream, book)
+    ]
     if as_json:
-        show_json([{"upstream": name, **_facts(one)} for name, one in found])
+        made_on = newest_day(settings)
+        show_json(
+            [
+                {"upstream": name, **_facts(one), "changes": _changes(changes), "book_made_on": made_on}
+                for name, one, changes in found
+            ]
+        )
         return
-    for name, one in found:
-        _show_model(name, one)
+    for name, one, changes in found:
+        _show_model(name, one, changes)
+    click.echo(_age(settings))
 
 
 @prices.command("list")
 @click.option("--upstream", metavar="NAME", help="Only the models of this upstream.")
+@click.option("--like", metavar="PATTERN", default="*", help="Only models whose name is like this, such as gpt-5*.")
+@click.option(
+    "--below", type=USD, metavar="USD", help="Only models whose output costs at most this per million tokens."
+)
 @click.option("--all", "shows_all", is_flag=True, help="Also models that are refused, and why.")
-@config_option
-@json_option
-def list_(upstream: str | None, shows_all: bool, config: Path | None, as_json: bool) -> None:
+@books_options
+def list_(
+    upstream: str | None,
+    like: str,
+    below: Money | None,
+    shows_all: bool,
+    config: Path | None,
+    ledger: str | None,
+    as_json: bool,
+) -> None:
     """List the models that calls may be made to, in USD per million tokens of the ordinary tier.
 
-    Example: bursar prices list --upstream anthropic
+    Example: bursar prices list --upstream anthropic --like "claude-*"
     """
     from bursar.pricing.rates import Card
 
-    settings = settings_for(config, None)
+    settings = settings_for(config, ledger)
     book, now = _book(settings), _now()
     cards = [(name, card) for name in _upstreams(settings, upstream) for card in book.models(name, now)]
+    cards = [(name, card) for name, card in cards if fnmatch.fnmatchcase(card.model.lower(), like.lower())]
+    if below is not None:
+        cards = [(name, card) for name, card in cards if isinstance(card, Card) and _output_rate(card) <= below]
     shown = [(name, card) for name, card in cards if shows_all or isinstance(card, Card)]
     if as_json:
         show_json([{"upstream": name, **_either(card)} for name, card in shown])
@@ -86,45 +111,8 @@ def list_(upstream: str | None, shows_all: bool, config: Path | None, as_json: b
         show_table((*head, "WHY NOT") if shows_all else head, [_line(name, card, shows_all) for name, card in shown])
 
 
-@prices.command()
-@click.argument("models", nargs=-1, required=True)
-@books_options
-def check(models: tuple[str, ...], config: Path | None, ledger: str | None, as_json: bool) -> None:
-    """Say whether calls to these models are let through; exit status 1 when one is not.
-
-    A model has to be priced at an upstream, and not in quarantine: a model that once cost more than was held for it
-    stays there until `bursar prices clear`.
-
-    Example: bursar prices check gpt-4.1-mini claude-sonnet-4-5
-    """
-    settings = settings_for(config, ledger)
-    quarantined = run_async(_quarantined(settings))
-    answers = [(model, _why_not(settings, model, quarantined)) for model in models]
-    if as_json:
-        show_json([{"model": model, "ok": not why, "why": why} for model, why in answers])
-    else:
-        show_table(("MODEL", "", "WHY"), [(model, "refused" if why else "ok", why) for model, why in answers])
-    if any(why for _, why in answers):
-        sys.exit(NOT_PRICED)
-
-
-@prices.command()
-@click.argument("model")
-@books_options
-def clear(model: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
-    """Take a model out of quarantine, once you know why it cost more than was held for it.
-
-    Example: bursar prices clear gpt-4.1-mini
-    """
-    settings = settings_for(config, ledger)
-    run_async(_clear(settings, model))
-    if as_json:
-        show_json({"model": model, "quarantined": False})
-    else:
-        click.echo(f"{model}: calls are let through again")
-
-
-prices.add_command(update)
+for command in (check, quarantine, clear, update):
+    prices.add_command(command)
 
 
 # ---- the book and the books -----------------------------------------------------------------------------------------
@@ -156,11 +144,13 @@ def _upstreams(settings: Settings, only: str | None) -> list[str]:
     return [only]
 
 
-def _priced(settings: Settings, model: str, upstream: str | None) -> Iterator[tuple[str, Card]]:
+def priced(
+    settings: Settings, model: str, upstream: str | None, book: Book | None = None
+) -> Iterator[tuple[str, Card]]:
     """Give the card of every upstream that prices the model; raises FailedError when none does."""
     from bursar.pricing.rates import Card
 
-    book, now = _book(settings), _now()
+    book, now = book or _book(settings), _now()
     answers = [(name, book.card(name, model, now)) for name in _upstreams(settings, upstream)]
     cards = [(name, card) for name, card in answers if isinstance(card, Card)]
     if not cards:
@@ -169,46 +159,15 @@ def _priced(settings: Settings, model: str, upstream: str | None) -> Iterator[tu
     yield from cards
 
 
-def _why_not(settings: Settings, model: str, quarantined: frozenset[str]) -> str:
-    if model in quarantined:
-        return f"in quarantine; `bursar prices clear {model}` lets it through again"
-    try:
-        list(_priced(settings, model, None))
-    except FailedError as error:
-        return error.message.partition("\n")[2].partition("\n")[0]
-    return ""
-
-
-async def _quarantined(settings: Settings) -> frozenset[str]:
-    from bursar.settings import SQLITE_PREFIX
-
-    path = settings.ledger.url.removeprefix(SQLITE_PREFIX)
-    if path != settings.ledger.url and not Path(path).exists():  # noqa: ASYNC240 - nothing else runs
-        return frozenset()  # nothing was ever called, so nothing ever cost too much
-    models: set[str] = set()
-    async with existing_books(settings) as store:
-        async for entry in store.entries():
-            if entry.kind == "quarantine":
-                models.add(str(entry.detail["model"]))
-            elif entry.kind == "clear":
-                models.discard(str(entry.detail["model"]))
-    return frozenset(models)
-
-
-async def _clear(settings: Settings, model: str) -> None:
-    from bursar.ledger.account import ClearModel
-
-    if model not in await _quarantined(settings):
-        raise FailedError(f"{model} is not in quarantine")
-    async with existing_books(settings) as store:
-        await store.submit(ClearModel(model))
-
-
 # ---- output ---------------------------------------------------------------------------------------------------------
 
 
 def _facts(one: ModelFacts) -> dict[str, object]:
     return {**asdict(one), "rates": [rate._asdict() for rate in one.rates], "valid_until": _until(one)}
+
+
+def _changes(changes: Schedule) -> list[dict[str, object]]:
+    return [{"from": at(instant), "rates": [rate._asdict() for rate in rates]} for instant, rates in changes]
 
 
 def _until(one: ModelFacts) -> str | None:
@@ -220,6 +179,14 @@ def _either(card: Card | Unpriced) -> dict[str, object]:
     from bursar.pricing.show import facts
 
     return _facts(facts(card)) if isinstance(card, Card) else {"model": card.model, "unpriced": card.message}
+
+
+def _output_rate(card: Card) -> Money:
+    """Give what a million output tokens of the ordinary tier cost."""
+    from bursar.money import cost
+    from bursar.pricing.rates import DEFAULT_TIER
+
+    return cost([(1_000_000, card.tiers[DEFAULT_TIER][0].rates.output)])
 
 
 def _line(upstream: str, card: Card | Unpriced, shows_all: bool) -> tuple[str, ...]:
@@ -235,13 +202,29 @@ def _line(upstream: str, card: Card | Unpriced, shows_all: bool) -> tuple[str, .
     return (*line, "") if shows_all else line
 
 
-def _show_model(upstream: str, one: ModelFacts) -> None:
+def _show_model(upstream: str, one: ModelFacts, changes: Schedule) -> None:
     click.echo(f"{one.model} at {upstream}: prices of {one.provider}, {one.source}")
     click.echo(
         f"at most {one.context_tokens} input tokens, {one.output_tokens_max} output tokens, "
         f"{one.image_tokens_max} tokens an image; bytes per token as in {one.family}"
     )
-    if until := _until(one):
-        click.echo(f"these rates hold until {until}")
-    head = ("TIER", "INPUT ABOVE", "INPUT", "OUTPUT", "CACHE READ", "WRITE 5M", "WRITE 1H")
-    show_table(head, [(rate.tier, str(rate.above_input_tokens), *rate[2:]) for rate in one.rates])
+    _show_rates(one.rates)
+    for condition in one.conditions:
+        click.echo(f"- {condition}")
+    for instant, rates in changes:
+        click.echo(f"from {at(instant)} on{'' if rates else ': not priced'}")
+        if rates:
+            _show_rates(rates)
+
+
+def _show_rates(rates: tuple[RateLine, ...]) -> None:
+    has_audio = any(set(one[-2:]) != {"0.00"} for one in rates)
+    head = ("TIER", "INPUT ABOVE", "INPUT", "OUTPUT", "CACHE READ", "WRITE 5M", "WRITE 1H", "+ AUDIO", "+ AUDIO READ")
+    width = len(head) if has_audio else len(head) - 2
+    show_table(head[:width], [(one.tier, str(one.above_input_tokens), *one[2:])[:width] for one in rates])
+
+
+def _age(settings: Settings) -> str:
+    made_on = newest_day(settings)
+    days = (datetime.datetime.now(datetime.UTC).date() - datetime.date.fromisoformat(made_on)).days
+    return f"price book of {made_on}, {days} days old"

@@ -134,7 +134,7 @@ def _limits_in_use(settings: Settings) -> Mapping[str, Any]:
     from bursar.pricing.limits import bundled_table
 
     table: Mapping[str, Any] = bundled_table()
-    stored = _stored(settings)
+    stored = stored_book(settings)
     if stored is not None:
         newer: Mapping[str, Any] = json.loads(stored)["limits"]
         return max(table, newer, key=lambda one: str(one["made_on"]))
@@ -151,7 +151,8 @@ def _limits_table(text: str, place: str, day: str) -> dict[str, Any]:
     return {"made_on": day, "source": f"LiteLLM, {place}", "unbounded_names": UNBOUNDED_NAME.pattern, "models": rows}
 
 
-def _stored(settings: Settings) -> bytes | None:
+def stored_book(settings: Settings) -> bytes | None:
+    """Give the stored book; raises FailedError where it cannot be read."""
     from bursar.edge.stored_book import place, read
     from bursar.pricing.newer import WrongBookError, made_on
 
@@ -170,27 +171,28 @@ def _stored(settings: Settings) -> bytes | None:
 
 def _changes(settings: Settings, fresh: bytes) -> tuple[Change, ...]:
     from bursar.clock import SystemClock
-    from bursar.pricing.limits import load_limits
+    from bursar.pricing.listed import PROVIDERS
     from bursar.pricing.newer import WrongBookError, made_on, newest
     from bursar.pricing.update import changes
 
-    stored = _stored(settings)
+    stored = stored_book(settings)
     if made_on(fresh) < newest(stored):
         raise FailedError(f"nothing was changed: the book in use, of {newest(stored)}, is newer than {made_on(fresh)}")
-    old, new = _listed_book(stored), _listed_book(fresh)
+    old, new = listed_book(stored), listed_book(fresh)
     try:
         old.load()
         new.load()
     except WrongBookError as error:
         raise FailedError(f"nothing was changed: {error}") from None
-    return changes(old, new, tuple(load_limits().models), SystemClock().now())
+    return changes(old, new, tuple(PROVIDERS), SystemClock().now())
 
 
-def _listed_book(stored: bytes | None) -> Book:
+def listed_book(stored: bytes | None) -> Book:
+    """Give the book as its sources have it: without models, regions and upstreams of the settings."""
     from bursar.pricing.book import Book
-    from bursar.pricing.limits import load_limits
+    from bursar.pricing.listed import PROVIDERS
 
-    return Book({}, {name: name for name in load_limits().models}, stored=stored)
+    return Book({}, {name: name for name in PROVIDERS}, stored=stored)
 
 
 def _keep(settings: Settings, stored: bytes) -> None:
@@ -251,7 +253,7 @@ def newest_day(settings: Settings) -> str:
     """Give the date of the price book in use; raises FailedError where a stored one cannot be read."""
     from bursar.pricing.newer import newest
 
-    return newest(_stored(settings))
+    return newest(stored_book(settings))
 
 
 def age_warning(made_on: str, today: datetime.date) -> str:
