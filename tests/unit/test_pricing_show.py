@@ -76,8 +76,8 @@ def test_prices_by_the_time_of_day_are_shown_a_few_ahead() -> None:
         "prices": {"input_mtok": 0.1, "output_mtok": 4},
     }
     changes = schedule(book({**MODEL, "prices": [{"prices": MODEL["prices"]}, night]}), "openai", "gpt-7", NOW)
-    assert len(changes) == CHANGES_AHEAD_MAX
-    assert [lines[0].output for _, lines in changes] == ["4.00", "2.00"] * (CHANGES_AHEAD_MAX // 2)
+    assert 2 <= len(changes) <= CHANGES_AHEAD_MAX
+    assert [lines[0].output for _, lines in changes] == (["4.00", "2.00"] * CHANGES_AHEAD_MAX)[: len(changes)]
     instants = [instant for instant, _ in changes]
     assert instants == sorted(instants)
     # The dearer rate is held from as long before as a call may take, and no longer than it is asked.
