@@ -300,21 +300,18 @@ class _Replay:
                 self._find(entry, f"{name} has another limit or state than {before}")
             if name in self.accounts:
                 self._find(entry, f"{name} is opened twice")
-            if _window(name):
-                self.earlier.setdefault(_budget(name), []).append(before)
+            if window := _window(name):
+                slots = self.earlier.setdefault(_budget(name), [])
+                slots.append(before)
+                # Forward only: what has left the window does not come back with a clock that goes back.
+                while slots and self.accounts[slots[0]].ends_at + window <= entry.at:
+                    del slots[0]
             self._begin(name, ReplayedAccount(limit, limit, state, ends_at=ends_at))
 
-    def _used(self, name: str, at: int) -> int:
+    def _used(self, name: str) -> int:
         """Give what counts against the limit of an account: its own, and the slots that are still in its window."""
-        used = self.accounts[name].used
-        window = _window(name)
-        if window:
-            slots = self.earlier.get(_budget(name), [])
-            # Forward only: what has left the window does not come back with a clock that goes back.
-            while slots and self.accounts[slots[0]].ends_at + window <= at:
-                del slots[0]
-            used += sum(self.accounts[slot].used for slot in slots)
-        return used
+        slots = self.earlier.get(_budget(name), ())
+        return self.accounts[name].used + sum(self.accounts[slot].used for slot in slots)
 
     def _authorize(self, entry: Entry) -> None:
         if entry.call_id in self.holds:
@@ -323,7 +320,7 @@ class _Replay:
         for name in entry.accounts:
             account = self.accounts[name]
             amount = amounts[_unit(name)]
-            used = self._used(name, entry.at)
+            used = self._used(name)
             if self.newest[_budget(name)] != name or entry.at >= account.ends_at:
                 self._find(entry, f"{name} does not count any more and did authorize")
             if account.state != "open":

@@ -31,8 +31,8 @@ def turn(books: Books, scopes: Iterable[str], now: Instant) -> Turn:
         for balance in books.scopes.get(scope, ()):
             if balance.ends_at <= now:
                 _next(balance, now, found)
-    if books.has_windows:
-        found.gone += _left(books, set(scopes), now)
+    if found.next and books.has_windows:
+        found.gone += _left(books, [old for old, _ in found.next], now)
     return found
 
 
@@ -52,16 +52,19 @@ def _next(old: Balance, now: Instant, found: Turn) -> None:
     found.lines.append(Line(now, "roll", "", "", 0, 0, 0, pack((new.name,)), encode(detail)))
 
 
-def _left(books: Books, scopes: set[str], now: Instant) -> list[Balance]:
-    """Give the earlier slots that lie as a whole before their window, the oldest first."""
-    left = [
+def _left(books: Books, ended: list[Balance], now: Instant) -> list[Balance]:
+    """Give the earlier slots that lie as a whole before their window.
+
+    They leave only together with an entry, which says when: a clock that goes forward and back again would otherwise
+    take away a slot that no replay can miss.
+    """
+    return [
         balance
         for balance in books.names.values()
         if balance.head is not None
-        and balance.scope in scopes
+        and newest(balance) in ended
         and balance.ends_at + window_microseconds(balance.spec) <= now
     ]
-    return sorted(left, key=lambda balance: balance.starts_at)
 
 
 def resets_at(books: Books, balance: Balance) -> Instant | None:
@@ -71,4 +74,6 @@ def resets_at(books: Books, balance: Balance) -> Instant | None:
         return Instant(balance.ends_at) if balance.starts_at else None
     slots = [one for one in books.names.values() if one.head is not None and newest(one) is balance]
     used = [one.ends_at for one in (*slots, balance) if one.held or one.captured or one.overrun]
-    return Instant(min(used, default=balance.ends_at) + window)
+    leaves_at = min(used, default=balance.ends_at) + window
+    # It leaves when the newest slot ends: a little later, where a window is not a multiple of 12 seconds long.
+    return Instant(slot_of(balance.spec, Instant(leaves_at - 1)).ends_at)
