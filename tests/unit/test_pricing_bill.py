@@ -31,7 +31,6 @@ def test_the_bill_is_rounded_up_once() -> None:
     card = a_card({"default": (Step(0, a_rate_of_each(400, 400, 400, 400, 400)),)})
     assert bill(Usage(1, 1), quoted(a_call(), card)) == Money(1)
     assert bill(Usage(2, 1), quoted(a_call(), card)) == Money(2)
-    assert bill(Usage(0, 0), quoted(a_call(), card)) == Money(0)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +99,13 @@ def test_a_reply_that_names_another_model_is_billed_as_the_model_that_was_asked_
 def test_a_negative_count_is_no_usage(usage: Usage) -> None:
     answer = bill(usage, quoted(a_call(), CLIFF))
     assert answer == Unmetered("the reported usage has a negative count")
+
+
+def test_usage_that_counts_nothing_is_no_usage_and_a_single_token_is() -> None:
+    quote = quoted(a_call(), CLIFF)
+    assert bill(Usage(0, 0), quote) == Unmetered("the reported usage counts nothing at all")
+    for one in (Usage(1, 0), Usage(0, 1), Usage(0, 0, 1), Usage(0, 0, 0, 1), Usage(0, 0, 0, 0, 1)):
+        assert bill(one, quote) > Money(0)
 
 
 def test_a_cost_that_the_ledger_cannot_count_is_no_cost() -> None:

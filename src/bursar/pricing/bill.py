@@ -36,4 +36,7 @@ def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
     )
     if min(tokens for tokens, _ in lines) < 0:
         return Unmetered("the reported usage has a negative count")
+    if not any(tokens for tokens, _ in lines):
+        # No call reads nothing: a server that counts nothing does not count.
+        return Unmetered("the reported usage counts nothing at all")
     return cost(lines)
