@@ -25,6 +25,7 @@ from bursar.stores import open_store
 
 SECRET = "bursar-wire-test-secret"
 KEY_ENV = "BURSAR_WIRE_TEST_KEY"
+PROVIDER_KEYS = {"openai": "sk-real-openai", "anthropic": "sk-real-anthropic"}
 MODEL = "gpt-4.1-mini"
 CLAUDE = "claude-sonnet-4-5"
 
@@ -98,16 +99,21 @@ def settings_for(base_url: str, **changes: dict[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def wire_up(
-    folder: Path, every_upstream: dict[str, Any] | None = None, **changes: dict[str, Any]
+    folder: Path,
+    every_upstream: dict[str, Any] | None = None,
+    secrets: dict[str, str] | None = None,
+    **changes: dict[str, Any],
 ) -> AsyncIterator[Wire]:
     os.environ[KEY_ENV] = SECRET
     async with provider() as upstream:
         given = settings_for(upstream.url, **changes)
         for one in given["upstreams"].values():
             one.update(every_upstream or {})
+            # Where a test does not know the provider's port yet, it writes PROVIDER.
+            one["base_url"] = one.get("base_url", "PROVIDER").replace("PROVIDER", upstream.url)
         settings = parse(given, "test")
         store = open_store(f"sqlite:///{folder / 'ledger.db'}")
-        gateway = create_app(settings, store, {"openai": "sk-real-openai", "anthropic": "sk-real-anthropic"})
+        gateway = create_app(settings, store, PROVIDER_KEYS | (secrets or {}))
         config = uvicorn.Config(
             gateway,
             host="127.0.0.1",
