@@ -13,7 +13,7 @@ from bursar.call import Body, CacheWrite, Call, Input, Output
 from bursar.clock import SECOND, Instant
 from bursar.ledger.account import Account, Amounts, Answer, Ask, Authorize, HoldState, Limits, OpenScope, Operation
 from bursar.ledger.batch import decide
-from bursar.ledger.books import Books, HoldFacts, Line, amounts, unpack
+from bursar.ledger.books import Books, Happening, HoldFacts, Line, amounts, unpack
 from bursar.ledger.store import Entry, HoldRow, KeyRow, RunRow
 from bursar.money import BrokenInvariantError, Rate
 from bursar.pricing.quote import OutputPolicy, Quote, worst_case
@@ -85,6 +85,8 @@ class MemoryStore:
         self.clock = FakeClock()
         self.books = Books()
         self.lines: list[Line] = []
+        self.happenings: list[Happening] = []
+        """Everything that was to be told, also what a database would find that it has told before."""
         self.submitted: list[Operation] = []
         self.lose_before: deque[BaseException] = deque()
         """Raised one by one instead of doing the operation."""
@@ -103,6 +105,7 @@ class MemoryStore:
         for balance in changes.new_balances:
             balance.key = self.next_key = self.next_key + 1
         self.lines += changes.lines
+        self.happenings += changes.happenings.values()
         if isinstance(outcomes[0], BrokenInvariantError):
             raise outcomes[0]
         return outcomes[0]

@@ -165,6 +165,8 @@ class Authorize:
     upstream: str
     is_last_try: bool = False
     """True at the end of the wait: take what is there rather than wait for what others hold."""
+    also: tuple[str, ...] = ()
+    """Scopes that count where they have accounts: organisation, team, user, tags, model, upstream."""
     is_in_line: bool = False
     """The first of a line: leaves a claim where it is told to wait, so that no younger call passes it elsewhere."""
 
@@ -187,6 +189,8 @@ class Settle:
     why: str = ""
     usage: str = ""
     """The billed usage as compact JSON, for the books (counts only, never text)."""
+    also: tuple[str, ...] = ()
+    """Further scopes for the case that the store does not know the call; those without accounts are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,10 @@ class SetLimit:
     unit: Unit
     limit: int | None
     period: str = "lifetime"
+    by: str = ""
+    """Who wants it so; goes into the entry."""
+    opens: bool = False
+    """Whether a scope that does not exist yet is opened with it: a team, a user, a tag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +232,7 @@ class SetState:
 
     scope: str
     state: AccountState
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +251,20 @@ class ClearModel:
     model: str
 
 
-Operation = OpenScope | Authorize | Settle | Void | Expire | SetLimit | SetState | Adjust | ClearModel
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Write down a change of something else than an account: who changed which key, from what to what."""
+
+    by: str
+    what: str
+    """For example `key created`."""
+    subject: str
+    before: str = ""
+    after: str = ""
+    """JSON, without secrets."""
+
+
+Operation = OpenScope | Authorize | Settle | Void | Expire | SetLimit | SetState | Adjust | ClearModel | Note
 
 
 # ---- answers --------------------------------------------------------------------------------------------------------

@@ -406,6 +406,9 @@ class _Replay:
         for name in entry.accounts:
             self.accounts[name].state = str(entry.detail["state"])
 
+    def _note(self, entry: Entry) -> None:
+        """Who changed a key: nothing of an account."""
+
     def _quarantine(self, entry: Entry) -> None:
         self.quarantined.add(str(entry.detail["model"]))
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bursar.clock import Instant
-from bursar.ledger import rolling, rules
+from bursar.ledger import rolling, rules, telling
 from bursar.ledger.account import (
     AccountState,
     Adjust,
     Answer,
     Authorize,
     Changed,
+    Denied,
     Expire,
     Granted,
     OpenScope,
     Operation,
+    Reason,
     SetLimit,
     SetState,
     Settle,
@@ -26,6 +28,7 @@ from bursar.ledger.books import (
     Balance,
     Books,
     Claim,
+    Happening,
     HoldFacts,
     Line,
     Move,
@@ -64,6 +67,8 @@ class Changes:
     """By account and call; to be written over what is there."""
     unclaimed: set[str] = field(default_factory=set)
     """Calls whose claims end."""
+    happenings: dict[tuple[str, str], Happening] = field(default_factory=dict)
+    """By kind and key; one that is in the outbox already is left as it is."""
 
     def __bool__(self) -> bool:
         return bool(self.lines or self.refused or self.fenced or self.past or self.claims or self.unclaimed)
@@ -93,11 +98,13 @@ def needs(operations: list[Operation]) -> Needs:
             case Authorize():
                 need.calls.append(op.call_id)
                 need.scopes.update(op.scopes)
+                need.scopes.update(op.also)
                 need.workers.add(op.worker)
                 need.claims = True
             case Settle():
                 need.calls.append(op.call_id)
                 need.scopes.update(op.scopes)
+                need.scopes.update(op.also)
                 need.workers.add(op.worker)
             case Void():
                 need.calls.append(op.call_id)
@@ -146,7 +153,7 @@ def _turn(books: Books, operation: Operation, changes: Changes, now: Instant) ->
     """Bring the accounts that an operation looks at into the period of now; what settles stays in its own."""
     match operation:
         case Authorize():
-            scopes = operation.scopes
+            scopes = operation.scopes + operation.also
         case SetLimit() | SetState():
             scopes = (operation.scope,)
         case _:
@@ -189,7 +196,7 @@ def _check(plan: Plan) -> None:
 
 def _freeze(books: Books, operation: Operation, now: Instant, why: str) -> Plan:
     """Stop the accounts that a broken invariant is about, so that nothing more is spent on them unseen."""
-    scopes: list[str] = list(getattr(operation, "scopes", ()))
+    scopes: list[str] = [*getattr(operation, "scopes", ()), *getattr(operation, "also", ())]
     hold = books.holds.get(getattr(operation, "call_id", ""))
     if hold is not None:
         scopes += scopes_of(hold.accounts)
@@ -201,15 +208,18 @@ def _apply(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
     for balance in plan.balances:
         books.add(balance)
         changes.new_balances.append(balance)
-    _move(plan.moves, changes)
+    _move(plan.moves, changes, now)
     for hold in plan.holds:
         call_id = hold.call_id
         is_new = call_id not in books.holds or call_id in changes.new_holds
         books.holds[call_id] = hold
         (changes.new_holds if is_new else changes.holds)[call_id] = hold
     changes.lines.extend(plan.lines)
-    for run in plan.refused:
-        changes.refused[run] = changes.refused.get(run, 0) + 1
+    if plan.refused:
+        for run in plan.refused:
+            changes.refused[run] = changes.refused.get(run, 0) + 1
+        if isinstance(plan.answer, Denied) and plan.answer.reason is Reason.EXHAUSTED:
+            _tell(changes, telling.exhausted(plan.answer, now))
     if books.claims or plan.claims:
         _apply_claims(books, plan, changes)
     if plan.states or plan.limits or plan.scopes or plan.quarantine or plan.clear or plan.fence:
@@ -230,12 +240,16 @@ def _apply_claims(books: Books, plan: Plan, changes: Changes) -> None:
                 changes.unclaimed.add(call_id)
 
 
-def _move(moves: list[Move], changes: Changes) -> None:
+def _move(moves: list[Move], changes: Changes, now: Instant) -> None:
     dirty = changes.balances
     for balance, held, captured, overrun in moves:
         balance.held += held
         balance.captured += captured
         balance.overrun += overrun
+        if balance.limit and captured + overrun > 0:
+            told = telling.passed(balance, captured + overrun, now)
+            if told is not None:
+                _tell(changes, told)
         if balance.head is not None:
             head = newest(balance)
             head.earlier_held += held
@@ -258,9 +272,8 @@ def _apply_rare(books: Books, plan: Plan, changes: Changes, now: Instant) -> Non
         if scope.scope.startswith("run:"):
             books.openings.setdefault(scope.owner, []).append(now)
         changes.scopes.append(scope)
-    if plan.quarantine and plan.quarantine not in books.quarantined:
-        books.quarantined.add(plan.quarantine)
-        changes.quarantined[plan.quarantine] = now
+    if plan.quarantine:
+        _apply_quarantine(books, plan, changes, now)
     if plan.clear:
         books.quarantined.discard(plan.clear)
         changes.quarantined.pop(plan.clear, None)
@@ -268,3 +281,16 @@ def _apply_rare(books: Books, plan: Plan, changes: Changes, now: Instant) -> Non
     if plan.fence and plan.fence not in books.fenced:
         books.fenced.add(plan.fence)
         changes.fenced.append(plan.fence)
+
+
+def _apply_quarantine(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
+    for hold in plan.holds:
+        _tell(changes, telling.overrun(hold, now))
+    if plan.quarantine not in books.quarantined:
+        books.quarantined.add(plan.quarantine)
+        changes.quarantined[plan.quarantine] = now
+        _tell(changes, telling.quarantined(plan.quarantine, now))
+
+
+def _tell(changes: Changes, told: Happening) -> None:
+    changes.happenings.setdefault((told.kind, told.key), told)

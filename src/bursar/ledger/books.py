@@ -174,6 +174,19 @@ class Claim(NamedTuple):
     """When it last asked."""
 
 
+class Happening(NamedTuple):
+    """Something that people want to hear of, kept in the outbox until it is delivered; once per kind and key."""
+
+    kind: str
+    """`threshold`, `exhausted`, `overrun` or `quarantine`."""
+    key: str
+    at: int
+    subject: str
+    """The account, run or model."""
+    detail: str
+    """JSON: ids and amounts only."""
+
+
 Move = tuple[Balance, int, int, int]
 """A change of one balance, as differences: of held, of captured, of overrun."""
 

@@ -127,6 +127,9 @@ def _settle_unknown(books: Books, op: Settle, now: Instant, tomb: HoldFacts | No
             balances = [Balance(None, scope, unit.value, LIFETIME, 0, 0, state="overrun") for unit in UNITS]
             new += balances
         path += balances
+    for scope in dict.fromkeys(op.also):
+        if scope not in op.scopes:
+            path += books.scopes.get(scope, ())
     accounts = pack(tuple(balance.name for balance in path))
     hold = HoldFacts(
         op.call_id, tomb.worker if tomb else op.worker, "captured", accounts, 0, 0, 0, 0, 0, 0, *actual,

@@ -49,7 +49,7 @@ class OpenHold:
     """
 
     __slots__ = (
-        *("_end", "_fresh_until", "_ledger", "_op", "_scopes", "_task", "cost", "dispatched", "granted", "quote"),
+        *("_end", "_fresh_until", "_ledger", "_op", "_task", "cost", "dispatched", "granted", "quote"),
         *("settled", "worker"),
     )
 
@@ -63,7 +63,6 @@ class OpenHold:
         self.cost: Money | None = None
         """What the call did cost, once that is known; None while it is not, and for ever when it is presumed."""
         self._op: Final = op
-        self._scopes: Final = op.scopes
         self._ledger = ledger
         self._fresh_until = asyncio.get_running_loop().time() + FRESH_SECONDS
         self._end: Settle | Void | None = None
@@ -120,11 +119,12 @@ class OpenHold:
         ensure(self._end is None, "the end of a hold is said once", self.granted.call_id)
         self._end = end
         # At once and not when the block is left: a client that never reads its last bytes must not keep money held.
-        self._task = self._ledger.own(self._ledger.write(end, self._scopes))
+        self._task = self._ledger.own(self._ledger.write(end, self._op))
 
     def _settle(self, actual: Amounts | None, basis: Basis, why: str, usage: str) -> Settle:
         granted = self.granted
-        return Settle(granted.call_id, self.worker, actual, basis, self._scopes, granted.held, why, usage)
+        scopes, also = self._op.scopes, self._op.also
+        return Settle(granted.call_id, self.worker, actual, basis, scopes, granted.held, why, usage, also)
 
     async def __aenter__(self) -> OpenHold:
         return self
@@ -176,22 +176,28 @@ class Ledger:
         """Give how many settlements are not written yet."""
         return len(self._owned)
 
-    async def authorize(self, quote: Quote, call_id: str, scopes: tuple[str, ...]) -> OpenHold | Denied:
-        """Set the quote aside on all scopes; wait, bounded, while others hold what is missing.
+    async def authorize(
+        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...] = ()
+    ) -> OpenHold | Denied:
+        """Set the quote aside on all scopes, and on those of `also` that have accounts; wait, bounded, while others
+        hold what is missing.
 
         Raises LedgerUnavailableError. When the caller is cancelled while it waits, nothing stays taken.
         """
         for _ in range(RENEWALS_MAX):
             try:
-                return await self._authorize(quote, call_id, scopes)
+                return await self._authorize(quote, call_id, scopes, also)
             except _FencedError as fenced:
                 # Nothing was taken: whoever was declared dead asks again as somebody new.
                 await self._store.renew(fenced.worker)
         raise LedgerUnavailableError("this process is declared dead again and again; are its locks on a local disk?")
 
-    async def _authorize(self, quote: Quote, call_id: str, scopes: tuple[str, ...]) -> OpenHold | Denied:
+    async def _authorize(
+        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...]
+    ) -> OpenHold | Denied:
         waits = self._wait_seconds_max > 0
-        op = Authorize(call_id, self.worker, scopes, ask_of(quote), quote.call.model, quote.call.upstream, not waits)
+        model, upstream = quote.call.model, quote.call.upstream
+        op = Authorize(call_id, self.worker, scopes, ask_of(quote), model, upstream, not waits, also)
         ahead = self._queues.ahead_of(op) if waits else None
         answer: Granted | Denied = ahead if ahead is not None else await self._ask(op)
         if waits and isinstance(answer, Denied) and answer.reason is Reason.HELD:
@@ -253,7 +259,7 @@ class Ledger:
 
     def _give_back(self, op: Authorize, proof: str) -> None:
         """Void a hold that may or may not have been taken; where it was not, a tombstone keeps it from being."""
-        self.own(self.write(Void(op.call_id, op.worker, proof), op.scopes))
+        self.own(self.write(Void(op.call_id, op.worker, proof), op))
 
     # ---- settling ------------------------------------------------------------------------------------------------
 
@@ -269,15 +275,15 @@ class Ledger:
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a settlement broke an invariant: %s", error)
 
-    async def write(self, end: Settle | Void, scopes: tuple[str, ...]) -> Answer:
+    async def write(self, end: Settle | Void, op: Authorize) -> Answer:
         """Have the end of a hold written, again and again until it is; then let waiting calls try."""
-        answer = await self._submit_until_written(end, scopes)
+        answer = await self._submit_until_written(end, op)
         if isinstance(answer, Conflict):
             _LOG.error("call %s is in conflict: %s", answer.call_id, answer.why)
-        self._queues.wake(scopes)
+        self._queues.wake(op.scopes + op.also)
         return answer
 
-    async def _submit_until_written(self, end: Settle | Void, scopes: tuple[str, ...]) -> Answer:
+    async def _submit_until_written(self, end: Settle | Void, op: Authorize) -> Answer:
         delay = BACKOFF_SECONDS_MIN
         while True:
             try:
@@ -285,20 +291,20 @@ class Ledger:
                 if not isinstance(answer, Conflict) or not answer.fenced:
                     return answer
                 await self._store.renew(end.worker)
-                end = _said_anew(end, self.worker, scopes)
+                end = _said_anew(end, self.worker, op)
             except LedgerUnavailableError:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACKOFF_SECONDS_MAX)
 
 
-def _said_anew(end: Settle | Void, worker: str, scopes: tuple[str, ...]) -> Settle:
+def _said_anew(end: Settle | Void, worker: str, op: Authorize) -> Settle:
     """Give the end of a hold as the new identity says it: the reaper has captured the hold whole meanwhile.
 
     Only the owner of a hold may void it; that nothing was sent is said by a settlement of nothing.
     """
     if isinstance(end, Settle):
         return replace(end, worker=worker)
-    return Settle(end.call_id, worker, NO_AMOUNTS, Basis.METERED, scopes, NO_AMOUNTS, end.proof)
+    return Settle(end.call_id, worker, NO_AMOUNTS, Basis.METERED, op.scopes, NO_AMOUNTS, end.proof, also=op.also)
 
 
 def ask_of(quote: Quote) -> Ask:

@@ -19,6 +19,7 @@ from bursar.ledger.account import (
     Expire,
     Granted,
     HoldState,
+    Note,
     Opened,
     OpenScope,
     Operation,
@@ -85,6 +86,8 @@ def plan(books: Books, operation: Operation, now: Instant) -> Plan:
             return set_state(books, operation, now)
         case Adjust():
             return adjust(books, operation, now)
+        case Note():
+            return note(operation, now)
         case _:
             return clear_model(books, operation, now)
 
@@ -102,7 +105,7 @@ def authorize(books: Books, op: Authorize, now: Instant) -> Plan:
         return Plan(Conflict(op.call_id, why, fenced=True))
     if op.model in books.quarantined:
         return _refuse(op, Denied(Reason.QUARANTINED, scope=f"model:{op.model}"))
-    path = _path(books, op.scopes)
+    path = _path(books, op)
     if isinstance(path, Denied):
         return _refuse(op, path)
     output_tokens = _affordable_output(path, op)
@@ -136,15 +139,18 @@ def _claim(books: Books, op: Authorize, denied: Denied, now: Instant) -> tuple[C
     return (Claim(denied.account, op.call_id, op.worker, mine[0].since if mine else now, now),)
 
 
-def _path(books: Books, scopes: tuple[str, ...]) -> list[Balance] | Denied:
+def _path(books: Books, op: Authorize) -> list[Balance] | Denied:
     """Give every account of every scope once, or say which scope is unknown or does not authorize."""
     path: list[Balance] = []
     # A scope named twice must not be charged twice for one check.
-    for scope in dict.fromkeys(scopes) or ("",):
+    for scope in dict.fromkeys(op.scopes) or ("",):
         balances = books.scopes.get(scope)
         if not balances:
             return Denied(Reason.UNKNOWN_SCOPE, scope=scope)
         path += balances
+    for scope in dict.fromkeys(op.also):
+        if scope not in op.scopes:
+            path += books.scopes.get(scope, ())
     for balance in path:
         if balance.state != "open":
             reason = Reason.STOPPED if balance.state == "stopped" else Reason.OVERRUN
@@ -264,7 +270,7 @@ def _authorize_again(books: Books, op: Authorize, known: HoldFacts) -> Plan:
     held = op.ask.amounts(known.output_tokens)
     same = (
         known.worker == op.worker
-        and scopes_of(known.accounts) == tuple(dict.fromkeys(op.scopes))
+        and _is_path(scopes_of(known.accounts), op)
         and (known.model, known.upstream) == (op.model, op.upstream)
         and known.held == (held.usd, held.calls, held.tokens)
         and known.output_tokens <= op.ask.tokens_wanted
@@ -273,6 +279,12 @@ def _authorize_again(books: Books, op: Authorize, known: HoldFacts) -> Plan:
         return Plan(Conflict(op.call_id, f"this call id is {known.state} with other facts"))
     left = _left(balances_of(books, known), NOTHING)
     return Plan(Granted(op.call_id, known.output_tokens, held, left, HoldState(known.state)))
+
+
+def _is_path(scopes: tuple[str, ...], op: Authorize) -> bool:
+    """Say whether a hold was taken where this authorize would take it; what counts besides may have come since."""
+    named = tuple(dict.fromkeys(op.scopes))
+    return scopes[: len(named)] == named and {*scopes[len(named) :]} <= {*op.also}
 
 
 def _refuse(op: Authorize, denied: Denied) -> Plan:
@@ -345,17 +357,20 @@ def set_limit(books: Books, op: SetLimit, now: Instant) -> Plan:
     """Set a limit, also below what is spent: nothing more is then authorized, and what is held may still settle."""
     ensure(op.limit is None or 0 <= op.limit <= AMOUNT_MAX, "I0: a limit is zero or more", op)
     balances = books.scopes.get(op.scope)
+    opened: tuple[ScopeFacts, ...] = ()
     if balances is None:
-        return Plan(Conflict("", f"there is no account of {op.scope}"))
+        if not op.opens:
+            return Plan(Conflict("", f"there is no account of {op.scope}"))
+        balances, opened = [], (ScopeFacts(op.scope, "", "", now),)
     unit = UNITS.index(op.unit)
     balance = next((b for b in balances if b.unit == unit and b.spec == op.period), None)
     new: tuple[Balance, ...] = ()
     if balance is None:
         # Tokens, and what a period has a limit for, are counted from the moment when somebody limits them.
-        balance = _fresh(op.scope, op.unit, None, op.period, now, balances[0].state)
+        balance = _fresh(op.scope, op.unit, None, op.period, now, balances[0].state if balances else "open")
         new = (balance,)
     ceiling = None if op.limit is None else max(op.limit, balance.held + balance.captured)
-    detail = encode({"limit": op.limit, "state": balance.state, "ends_at": balance.ends_at})
+    detail = encode({"limit": op.limit, "state": balance.state, "ends_at": balance.ends_at, "by": op.by})
     after = tuple(
         replace(b.account(), limit=op.limit, ceiling=ceiling) if b is balance else b.account()
         for b in (*balances, *new)
@@ -364,6 +379,7 @@ def set_limit(books: Books, op: SetLimit, now: Instant) -> Plan:
         Changed(after, count=1),
         lines=(Line(now, "limit", "", "", 0, 0, 0, pack((balance.name,)), detail),),
         balances=new,
+        scopes=opened,
         limits=((balance, op.limit, ceiling),),
     )
 
@@ -373,19 +389,25 @@ def set_state(books: Books, op: SetState, now: Instant) -> Plan:
     balances = books.scopes.get(op.scope)
     if balances is None:
         return Plan(Conflict("", f"there is no account of {op.scope}"))
-    return change_state(balances, op.state, now, "")
+    return change_state(balances, op.state, now, "", op.by)
 
 
-def change_state(balances: list[Balance], state: AccountState, now: Instant, why: str) -> Plan:
+def change_state(balances: list[Balance], state: AccountState, now: Instant, why: str, by: str = "") -> Plan:
     """Put accounts into a state, whatever they were in."""
     names = tuple(balance.name for balance in balances)
-    detail = encode({"state": state.value, "why": why})
+    detail = encode({"state": state.value, "why": why, "by": by})
     after = tuple(replace(balance.account(), state=state) for balance in balances)
     return Plan(
         Changed(after, count=len(after)),
         lines=(Line(now, "state", "", "", 0, 0, 0, pack(names), detail),),
         states=tuple((balance, state) for balance in balances),
     )
+
+
+def note(op: Note, now: Instant) -> Plan:
+    """Write down who changed what; no account is touched."""
+    detail = {"by": op.by, "what": op.what, "subject": op.subject, "before": op.before, "after": op.after}
+    return Plan(Changed(count=1), lines=(Line(now, "note", "", "", 0, 0, 0, "[]", encode(detail)),))
 
 
 def clear_model(books: Books, op: ClearModel, now: Instant) -> Plan:

@@ -47,7 +47,7 @@ class Queues:
         """Give what the line ahead of this call was told, when there is one that it has to join the end of."""
         if not self._lines:
             return None
-        for scope in op.scopes:
+        for scope in op.scopes + op.also:
             for line in self._lines.get(scope, {}).values():
                 # A call that costs nothing does not wait behind those that do.
                 if op.ask.amounts(op.ask.tokens_wanted).of(line.denied.unit):

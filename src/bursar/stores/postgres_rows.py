@@ -136,6 +136,8 @@ async def _write_rare(connection: Connection, changes: Changes, now: Instant) ->
         await connection.execute(SQL["write_claims"], *_columns(changes.claims.values(), 5))
     if changes.unclaimed:
         await connection.execute(SQL["write_unclaimed"], list(changes.unclaimed))
+    if changes.happenings:
+        await connection.execute(SQL["write_happenings"], *_columns(changes.happenings.values(), 5))
     if changes.cleared:
         await connection.execute(SQL["write_cleared"], changes.cleared)
     if changes.quarantined:

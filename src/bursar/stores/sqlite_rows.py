@@ -97,6 +97,8 @@ def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) 
         connection.executemany(SQL["write_claims"], list(changes.claims.values()))
     if changes.unclaimed:
         connection.executemany(SQL["write_unclaimed"], [(call_id,) for call_id in changes.unclaimed])
+    if changes.happenings:
+        connection.executemany(SQL["write_happenings"], list(changes.happenings.values()))
     if changes.cleared:
         connection.executemany(SQL["write_cleared"], [(model,) for model in changes.cleared])
     if changes.quarantined:

@@ -100,7 +100,8 @@ CREATE TABLE bursar.entries (
     at bigint NOT NULL,
     kind text COLLATE "C" NOT NULL CHECK (
         kind IN (
-            'open', 'authorize', 'capture', 'void', 'expire', 'adjust', 'limit', 'state', 'roll', 'quarantine', 'clear'
+            'open', 'authorize', 'capture', 'void', 'expire', 'adjust', 'limit', 'state', 'roll', 'quarantine', 'clear',
+            'note'
         )
     ),
     call_id text COLLATE "C" NOT NULL,
@@ -130,6 +131,22 @@ CREATE TABLE bursar.claims (
 
 CREATE INDEX claims_by_call ON bursar.claims (call_id);
 
+-- What people want to hear of, written with what happened, so that none is lost; told once per kind and `told`.
+CREATE TABLE bursar.outbox (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text COLLATE "C" NOT NULL,
+    told text COLLATE "C" NOT NULL,
+    at bigint NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    detail text NOT NULL,
+    attempts bigint NOT NULL DEFAULT 0,
+    next_at bigint NOT NULL DEFAULT 0,
+    delivered_at bigint,
+    UNIQUE (kind, told)
+);
+
+CREATE INDEX outbox_waiting ON bursar.outbox (next_at) WHERE delivered_at IS NULL;
+
 CREATE TABLE bursar.workers (
     worker text COLLATE "C" NOT NULL PRIMARY KEY,
     started_at bigint NOT NULL,
@@ -157,8 +174,11 @@ CREATE TABLE bursar.base_accounts (
     held bigint NOT NULL,
     captured bigint NOT NULL,
     overrun bigint NOT NULL,
-    ends_at bigint NOT NULL
+    ends_at bigint NOT NULL,
+    counts boolean NOT NULL
 );
+
+CREATE INDEX base_accounts_past ON bursar.base_accounts (account) WHERE NOT counts;
 
 CREATE TABLE bursar.base_holds (
     call_id text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -167,6 +187,18 @@ CREATE TABLE bursar.base_holds (
 
 CREATE TABLE bursar.base_quarantine (
     model text COLLATE "C" NOT NULL PRIMARY KEY
+);
+
+-- What the holds that were folded away were booked at, by the UTC day on which they were opened.
+CREATE TABLE bursar.folded_days (
+    day bigint NOT NULL,
+    upstream text COLLATE "C" NOT NULL,
+    model text COLLATE "C" NOT NULL,
+    calls bigint NOT NULL,
+    usd bigint NOT NULL,
+    presumed_usd bigint NOT NULL,
+    tokens bigint NOT NULL,
+    PRIMARY KEY (day, upstream, model)
 );
 
 -- ---- what is never done, whoever asks --------------------------------------------------------------------------------

@@ -63,6 +63,11 @@ ON CONFLICT (account, call_id) DO UPDATE SET at = excluded.at;
 -- name: write_unclaimed
 DELETE FROM bursar.claims WHERE call_id = ANY ($1::text[]);
 
+-- name: write_happenings
+INSERT INTO bursar.outbox (kind, told, at, subject, detail)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[])
+ON CONFLICT (kind, told) DO NOTHING;
+
 -- name: write_cleared
 DELETE FROM bursar.quarantine WHERE model = ANY ($1::text[]);
 
@@ -267,13 +272,18 @@ SELECT id, call_id, worker, state, accounts, held_usd, held_calls, held_tokens, 
 FROM bursar.holds WHERE id > $1 ORDER BY id LIMIT $2;
 
 -- name: read_spent_by_day
-SELECT opened_at / 86400000000 AS day, upstream, model, count(*), sum(captured_usd + overrun_usd)::bigint,
-       sum(CASE WHEN basis = 'presumed' THEN captured_usd + overrun_usd ELSE 0 END)::bigint,
-       sum(captured_tokens + overrun_tokens)::bigint
-FROM bursar.holds
-WHERE state IN ('captured', 'expired')
-  AND opened_at >= $1::bigint * 86400000000 AND opened_at < ($2::bigint + 1) * 86400000000
-GROUP BY day, upstream, model ORDER BY day, upstream COLLATE "C", model COLLATE "C";
+WITH spent (day, upstream, model, calls, usd, presumed_usd, tokens) AS (
+    SELECT opened_at / 86400000000, upstream, model, 1::bigint, captured_usd + overrun_usd,
+           CASE WHEN basis = 'presumed' THEN captured_usd + overrun_usd ELSE 0 END,
+           captured_tokens + overrun_tokens
+    FROM bursar.holds
+    WHERE state IN ('captured', 'expired')
+      AND opened_at >= $1::bigint * 86400000000 AND opened_at < ($2::bigint + 1) * 86400000000
+    UNION ALL
+    SELECT day, upstream, model, calls, usd, presumed_usd, tokens FROM bursar.folded_days WHERE day BETWEEN $1 AND $2
+)
+SELECT day, upstream, model, sum(calls)::bigint, sum(usd)::bigint, sum(presumed_usd)::bigint, sum(tokens)::bigint
+FROM spent GROUP BY day, upstream, model ORDER BY day, upstream COLLATE "C", model COLLATE "C";
 
 -- name: read_quarantined
 SELECT q.model, q.since, coalesce(h.call_id, ''), coalesce(h.held_usd, 0), coalesce(h.held_calls, 0),
@@ -301,10 +311,120 @@ SELECT name, digest, run, limits_json, created_at, revoked_at FROM bursar.keys W
 -- name: read_keys
 SELECT name, digest, run, limits_json, created_at, revoked_at FROM bursar.keys ORDER BY name, created_at, digest;
 
+-- ---- what is folded away ---------------------------------------------------------------------------------------------
+
+-- name: compacting_lock
+SELECT pg_advisory_xact_lock(hashtext('bursar.compacting'));
+
+-- name: read_compacting
+SELECT value::json ->> 0, (value::json ->> 1)::bigint FROM bursar.meta WHERE name = 'compacting';
+
+-- name: read_number
+SELECT bursar.base($1);
+
+-- name: read_entries_before
+SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
+FROM bursar.entries WHERE seq > $1 AND seq < (SELECT seq FROM bursar.last_entry) ORDER BY seq LIMIT $2;
+
+-- name: read_count_of_holds
+SELECT count(*) FROM bursar.holds;
+
+-- name: read_holds_of
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM bursar.holds WHERE call_id = ANY ($1::text[]);
+
+-- name: read_holds_to_end
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM bursar.holds WHERE call_id = ANY ($1::text[]) ORDER BY call_id FOR UPDATE;
+
+-- name: read_base_accounts
+SELECT account, cap, ceiling, state, held, captured, overrun, ends_at, counts FROM bursar.base_accounts;
+
+-- name: read_base_accounts_of
+SELECT DISTINCT b.account, b.cap, b.ceiling, b.state, b.held, b.captured, b.overrun, b.ends_at, b.counts
+FROM unnest($1::text[]) AS s (scope)
+JOIN bursar.base_accounts AS b
+  ON b.account > s.scope || '/' COLLATE "C" AND b.account < s.scope || '0' COLLATE "C";
+
+-- name: read_base_accounts_past
+SELECT account, cap, ceiling, state, held, captured, overrun, ends_at, counts
+FROM bursar.base_accounts
+WHERE NOT counts AND account > $1 AND ends_at < $2 AND held = 0 ORDER BY account LIMIT $3;
+
+-- name: read_accounts_named
+SELECT a.id, a.scope, a.unit, a.period, a.cap, a.ceiling, a.held, a.captured, a.overrun, a.state, a.starts_at,
+       a.ends_at
+FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (scope, unit, period)
+JOIN bursar.accounts AS a USING (scope, unit, period) ORDER BY a.id;
+
+-- name: read_base_holds
+SELECT call_id, facts FROM bursar.base_holds;
+
+-- name: read_base_holds_of
+SELECT call_id, facts FROM bursar.base_holds WHERE call_id = ANY ($1::text[]);
+
+-- name: read_base_quarantine
+SELECT model FROM bursar.base_quarantine;
+
+-- name: write_meta_over
+INSERT INTO bursar.meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+-- name: write_meta_gone
+DELETE FROM bursar.meta WHERE name = $1;
+
+-- name: write_base_accounts
+INSERT INTO bursar.base_accounts (account, cap, ceiling, state, held, captured, overrun, ends_at, counts)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
+                     $8::bigint[], $9::boolean[])
+ON CONFLICT (account) DO UPDATE SET cap = excluded.cap, ceiling = excluded.ceiling, state = excluded.state,
+    held = excluded.held, captured = excluded.captured, overrun = excluded.overrun, ends_at = excluded.ends_at,
+    counts = excluded.counts;
+
+-- name: write_base_holds
+INSERT INTO bursar.base_holds (call_id, facts) SELECT * FROM unnest($1::text[], $2::text[])
+ON CONFLICT (call_id) DO UPDATE SET facts = excluded.facts;
+
+-- name: write_base_holds_gone
+DELETE FROM bursar.base_holds WHERE call_id = ANY ($1::text[]);
+
+-- name: write_base_quarantine
+INSERT INTO bursar.base_quarantine (model) SELECT * FROM unnest($1::text[]) ON CONFLICT (model) DO NOTHING;
+
+-- name: write_base_quarantine_gone
+DELETE FROM bursar.base_quarantine WHERE NOT model = ANY ($1::text[]);
+
+-- name: write_folded_days
+INSERT INTO bursar.folded_days AS f (day, upstream, model, calls, usd, presumed_usd, tokens)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+ON CONFLICT (day, upstream, model) DO UPDATE SET calls = f.calls + excluded.calls, usd = f.usd + excluded.usd,
+    presumed_usd = f.presumed_usd + excluded.presumed_usd, tokens = f.tokens + excluded.tokens;
+
+-- name: write_holds_gone
+DELETE FROM bursar.holds WHERE call_id = ANY ($1::text[]);
+
+-- name: write_entries_gone
+DELETE FROM bursar.entries WHERE seq <= $1;
+
+-- name: write_accounts_gone
+DELETE FROM bursar.accounts AS a
+USING unnest($1::text[], $2::text[], $3::text[]) AS gone (scope, unit, period)
+WHERE (a.scope, a.unit, a.period) = (gone.scope, gone.unit, gone.period) AND NOT a.counts;
+
+-- name: write_base_accounts_gone
+DELETE FROM bursar.base_accounts WHERE account = ANY ($1::text[]);
+
 -- ---- the schema ------------------------------------------------------------------------------------------------------
 
+-- By a look into the catalogue: a name that was not found is remembered by the session, also under the lock.
 -- name: migrations_there
-SELECT to_regclass('bursar.migrations') IS NOT NULL;
+SELECT EXISTS (
+    SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE n.nspname = 'bursar' AND c.relname = 'migrations'
+);
 
 -- name: migrations_lock
 SELECT pg_advisory_xact_lock($1);
@@ -340,6 +460,8 @@ BEGIN
     IF NOT coalesce(pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = 'bursar'), 'MEMBER'), false) THEN
         RETURN;
     END IF;
+    -- Two who grant at once would fail; the lock is the one of the migrations.
+    PERFORM pg_advisory_xact_lock(7236119402113881453);
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'bursar_gateway') THEN
         IF NOT (SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user) THEN
             RETURN;
@@ -350,7 +472,10 @@ BEGIN
             NULL;
         END;
     END IF;
-    IF has_table_privilege('bursar_gateway', 'bursar.base_quarantine', 'SELECT') THEN
+    IF NOT EXISTS (
+        SELECT FROM pg_tables WHERE schemaname = 'bursar'
+        AND NOT has_table_privilege('bursar_gateway', format('bursar.%I', tablename), 'SELECT')
+    ) THEN
         RETURN;
     END IF;
     GRANT USAGE ON SCHEMA bursar TO bursar_gateway;
@@ -366,6 +491,7 @@ BEGIN
     GRANT UPDATE (seq) ON bursar.last_entry TO bursar_gateway;
     GRANT UPDATE (at), DELETE ON bursar.claims TO bursar_gateway;
     GRANT DELETE ON bursar.quarantine TO bursar_gateway;
+    GRANT INSERT, DELETE, UPDATE (attempts, next_at, delivered_at) ON bursar.outbox TO bursar_gateway;
 END
 $$;
 

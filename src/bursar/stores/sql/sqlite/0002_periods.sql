@@ -54,6 +54,22 @@ CREATE TABLE folded_days (
     PRIMARY KEY (day, upstream, model)
 ) STRICT, WITHOUT ROWID;
 
+-- What people want to hear of, written with what happened, so that none is lost; told once per kind and `told`.
+CREATE TABLE outbox (
+    id INTEGER NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL,
+    told TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    subject TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_at INTEGER NOT NULL DEFAULT 0,
+    delivered_at INTEGER,
+    UNIQUE (kind, told)
+) STRICT;
+
+CREATE INDEX outbox_waiting ON outbox (next_at) WHERE delivered_at IS NULL;
+
 -- A table of entries that knows `roll`; a CHECK cannot be changed in place.
 DROP TRIGGER entries_never_change;
 DROP TRIGGER entries_never_vanish;
@@ -65,7 +81,8 @@ CREATE TABLE entries (
     at INTEGER NOT NULL,
     kind TEXT NOT NULL CHECK (
         kind IN (
-            'open', 'authorize', 'capture', 'void', 'expire', 'adjust', 'limit', 'state', 'roll', 'quarantine', 'clear'
+            'open', 'authorize', 'capture', 'void', 'expire', 'adjust', 'limit', 'state', 'roll', 'quarantine', 'clear',
+            'note'
         )
     ),
     call_id TEXT NOT NULL,

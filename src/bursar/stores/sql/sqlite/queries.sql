@@ -86,6 +86,9 @@ FROM new WHERE holds.call_id = new.call_id;
 INSERT INTO entries (at, kind, call_id, worker, usd, calls, tokens, accounts, detail)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) /*rows*/;
 
+-- name: write_happenings
+INSERT INTO outbox (kind, told, at, subject, detail) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (kind, told) DO NOTHING;
+
 -- name: write_cleared
 DELETE FROM quarantine WHERE model = ?1;
 
