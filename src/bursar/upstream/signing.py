@@ -86,8 +86,8 @@ class GoogleSigner:
                 # Looking for credentials may ask the machine's metadata server.
                 self._credentials = await asyncio.to_thread(self._find)
             await asyncio.to_thread(self._credentials.refresh, transport)
-        except (_google().exceptions.GoogleAuthError, OSError) as error:
-            # The library's text can quote what the token server said.
+        except (_google().exceptions.GoogleAuthError, OSError, ValueError, TypeError, LookupError) as error:
+            # An answer that is no token fails in the library in any of these ways; its text can quote what was said.
             raise SigningError(f"Google gave no access token ({type(error).__name__})") from None
 
 
