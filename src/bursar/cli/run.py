@@ -192,7 +192,7 @@ async def _run(plan: Plan) -> Receipt:
 
 
 def _warn_without_keys(settings: Settings, provider_keys: Mapping[str, str]) -> None:
-    if not provider_keys and all(upstream.key_env for upstream in settings.upstreams.values()):
+    if not provider_keys and all(upstream.needs_key for upstream in settings.upstreams.values()):
         wanted = ", ".join(sorted({upstream.key_env for upstream in settings.upstreams.values()}))
         say(f"warning: none of {wanted} is set here, so every model call will be refused")
 

@@ -85,7 +85,7 @@ def _ensure_secrets(settings: Settings) -> None:
     for name, key in settings.keys.items():
         if key.key_env and not os.environ.get(key.key_env):
             raise FailedError(f"[keys.{name}] takes its secret from {key.key_env}, which is not set")
-    if any(not upstream.key_env for upstream in settings.upstreams.values()):
+    if any(not upstream.needs_key for upstream in settings.upstreams.values()):
         return
     if not settings.provider_keys(os.environ):
         wanted = ", ".join(sorted({upstream.key_env for upstream in settings.upstreams.values()}))
