@@ -15,9 +15,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bursar.cli import common, gateway
+from bursar.cli.init import TEMPLATE
 from bursar.cli.main import COMMANDS, cli
 from bursar.cli.top import bar
-from bursar.settings import Settings, load
+from bursar.settings import Settings, UpstreamSettings, load
 
 
 def call(*args: str, env: dict[str, str] | None = None) -> Result:
@@ -129,7 +130,9 @@ def test_the_examples_that_init_writes_are_valid(tmp_path: Path) -> None:
     call("init", str(path))
     path.write_text(re.sub(r"(?m)^# (\w+ = |\[)", r"\1", path.read_text()))
     settings = load(path)
-    assert set(settings.upstreams) >= {"openai", "anthropic", "gemini", "groq"}
+    shown = {"openai", "groq", "azure", "vertex", "vertex-anthropic", "bedrock", "ollama", "litellm"}
+    assert shown <= set(settings.upstreams)
+    assert set(UpstreamSettings.model_fields) <= set(re.findall(r"(?m)^# (\w+) = ", TEMPLATE)) | {"project", "region"}
     assert (set(settings.keys), set(settings.models)) == ({"ci"}, {"my-model"})
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from bursar.ledger.account import Limits
 from bursar.settings import KeySettings, Settings, SettingsError, absolute_url, load, parse
+from bursar.upstream.providers import COMPATIBLE, PROVIDERS
 
 
 def read(text: str) -> Settings:
@@ -82,6 +83,86 @@ def test_an_upstream_of_ones_own_is_priced_under_its_name_and_gets_no_service_ti
     assert (chosen.upstreams["x"].prices, chosen.upstreams["x"].takes_service_tier) == ("openai", True)
 
 
+@pytest.fixture(autouse=True)
+def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built in depends on the keys that are set."""
+    for provider in PROVIDERS.values():
+        monkeypatch.delenv(provider.key_env or "NONE", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("key_env", "name"),
+    [
+        ("GROQ_API_KEY", "groq"),
+        ("MISTRAL_API_KEY", "mistral"),
+        ("DEEPSEEK_API_KEY", "deepseek"),
+        ("XAI_API_KEY", "xai"),
+        ("OPENROUTER_API_KEY", "openrouter"),
+    ],
+)
+def test_a_provider_is_there_once_its_key_is_set(monkeypatch: pytest.MonkeyPatch, key_env: str, name: str) -> None:
+    monkeypatch.setenv(key_env, "k")
+    upstream = Settings().upstreams[name]
+    assert (upstream.provider, upstream.key_env, upstream.base_url) == (name, key_env, PROVIDERS[name].base_url)
+    assert upstream.needs_key
+
+
+@pytest.mark.parametrize("key_env", ["AZURE_OPENAI_API_KEY", "LITELLM_API_KEY", "AWS_BEARER_TOKEN_BEDROCK"])
+def test_a_key_alone_does_not_say_where_a_resource_is(monkeypatch: pytest.MonkeyPatch, key_env: str) -> None:
+    monkeypatch.setenv(key_env, "k")
+    assert set(Settings().upstreams) == {"openai", "anthropic", "gemini"}
+
+
+@pytest.mark.parametrize("name", ["ollama", "vllm", "lmstudio"])
+def test_a_local_server_needs_its_name_and_no_more(name: str) -> None:
+    upstream = read(f"[upstreams.{name}]").upstreams[name]
+    assert (upstream.dialect, upstream.output_field, upstream.needs_key) == ("openai", "max_tokens", False)
+    assert upstream.base_url.startswith("http://127.0.0.1:")
+
+
+def test_an_upstream_of_any_name_has_the_ways_of_the_provider_that_it_names() -> None:
+    mine = read('[upstreams.mine]\nprovider = "xai"\nkey_env = "MINE"').upstreams["mine"]
+    assert (mine.prices, mine.key_env, mine.record) == ("x-ai", "MINE", PROVIDERS["xai"])
+
+
+def test_a_name_of_a_provider_with_another_dialect_is_any_server() -> None:
+    claude = read('[upstreams.deepseek]\ndialect = "anthropic"\nbase_url = "https://api.deepseek.com/anthropic"')
+    upstream = claude.upstreams["deepseek"]
+    assert (upstream.provider, upstream.prices, upstream.record) == ("", "deepseek", COMPATIBLE["anthropic"])
+
+
+@pytest.mark.parametrize(
+    ("region", "base_url", "percent"),
+    [
+        ("global", "https://aiplatform.googleapis.com", 100),
+        ("eu", "https://aiplatform.eu.rep.googleapis.com", 110),
+        ("europe-west1", "https://europe-west1-aiplatform.googleapis.com", 110),
+    ],
+)
+def test_a_region_decides_where_and_how_dear_vertex_is(region: str, base_url: str, percent: int) -> None:
+    for name in ("vertex", "vertex-anthropic"):
+        upstream = read(f'[upstreams.{name}]\nproject = "p"\nregion = "{region}"').upstreams[name]
+        assert (upstream.base_url, upstream.price_percent, upstream.needs_key) == (base_url, percent, False)
+    assert (
+        read(f'[upstreams.vertex]\nproject = "p"\nregion = "{region}"\nprice_percent = 105')
+        .upstreams["vertex"]
+        .price_percent
+        == 105
+    )
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/openai", "/openai/v1/", "/openai/v1"])
+def test_an_azure_resource_may_be_written_as_its_portal_shows_it(ending: str) -> None:
+    upstream = read(f'[upstreams.azure]\nbase_url = "https://r.openai.azure.com{ending}"').upstreams["azure"]
+    assert (upstream.base_url, upstream.price_percent) == ("https://r.openai.azure.com", 120)
+
+
+def test_bedrock_takes_a_key_or_signs() -> None:
+    upstream = read('[upstreams.bedrock]\nregion = "us-east-1"').upstreams["bedrock"]
+    assert upstream.base_url == "https://bedrock-runtime.us-east-1.amazonaws.com"
+    assert (upstream.key_env, upstream.needs_key) == ("AWS_BEARER_TOKEN_BEDROCK", False)
+
+
 def test_settings_survive_being_validated_again() -> None:
     once = Settings()
     assert Settings(upstreams=once.upstreams) == once
@@ -114,6 +195,17 @@ def test_clear_text_to_a_public_host_has_to_be_said_aloud() -> None:
         ("[keys.ci]\nrun = { cals = 1 }", r"unknown key keys.ci.run.cals; did you mean calls\?"),
         ('[models."m.1"]\ninputs = "1"', r'unknown key models."m.1".inputs; did you mean input\?'),
         ('[upstreams.x]\ndialect = "openai"', "upstreams.x.base_url is missing"),
+        ("[upstreams.x]", "upstreams.x.dialect is missing"),
+        ("[upstreams.azure]", "upstreams.azure.base_url is missing"),
+        ('[upstreams.x]\nprovider = "grok"', r"upstreams: x: there is no provider 'grok'; did you mean groq\?"),
+        ('[upstreams.x]\nprovider = "?"', r"no provider '\?' \(known: anthropic, azure"),
+        ('[upstreams.x]\nprovider = "groq"\ndialect = "anthropic"', "groq speaks the openai dialect, not anthropic"),
+        ('[upstreams.vertex]\nproject = "p"', "vertex needs region"),
+        ("[upstreams.x]\nprovider = 'vertex'", "x: vertex needs project and region"),
+        ('[upstreams.bedrock]\nregion = "us/../x"', "upstreams.bedrock.region"),
+        ('[upstreams.groq]\npath_prefix = "v1"', "upstreams.groq.path_prefix"),
+        ("[upstreams.groq]\nprice_percent = 0", "upstreams.groq.price_percent"),
+        ('[upstreams.groq]\ndeployments = { x = "" }', "upstreams.groq.deployments"),
         ('[upstreams.x]\ndialect = "soap"\nbase_url = "https://x.io"', "'anthropic' or 'gemini'"),
         ('[server]\nport = "1"', "server.port: .*integer"),
         ("[server]\nport = true", "server.port: .*integer"),

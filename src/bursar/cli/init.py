@@ -50,20 +50,58 @@ TEMPLATE = """\
 # runs_per_hour_max = 100
 # models = ["gpt-*", "claude-*"]
 
-# ---- Upstreams: openai and anthropic are built in; any server that speaks one of the two can be added. ----
+# ---- Upstreams: openai, anthropic and gemini are built in, and mistral, deepseek, groq, xai and openrouter as soon as
+# their key is set. An upstream that has the name of a provider has its ways; docs/providers.md has them all. ----
 # [upstreams.openai]
-# dialect = "openai"
+# provider = "openai"              # default: the name of the upstream, where there is such a provider
+# dialect = "openai"               # or anthropic, gemini: what the server speaks
 # base_url = "https://api.openai.com"
-# key_env = "OPENAI_API_KEY"
-#
-# [upstreams.groq]
-# dialect = "openai"
-# base_url = "https://api.groq.com/openai"
-# key_env = "GROQ_API_KEY"
-# prices = "groq"                  # provider id in the price book; default: the name of the upstream
+# path_prefix = "/v1"              # what its paths begin with, where it is not /v1
+# key_env = "OPENAI_API_KEY"       # "" for a server that takes no key
+# prices = "openai"                # price list that holds: openai, anthropic, google, mistral, groq, deepseek, x-ai,
+#                                  # openrouter, bedrock, or any (of the makers' lists the first that has the model)
+# price_percent = 100              # what it charges of that list; 110 with data residency
+# deployments = {{ "prod" = "gpt-4.1-mini" }}   # names of your own, each with the model whose price it has
+# output_field = "max_completion_tokens"      # bounds the output of a chat that names no bound
+# takes_stream_options = true      # false for a server that refuses stream_options
+# takes_service_tier = true        # whether the ordinary tier is asked for by name
+# counts_input = true              # whether its free count of tokens may make a hold smaller
+# insecure = false                 # true lets http through to a public host, with keys and prompts in the clear
 # connect_seconds_max = 10
 # idle_seconds_max = 600           # longest silence, also before the first byte
 # total_seconds_max = 3600
+# read_on_seconds_max = 30         # instead of the policy's
+#
+# [upstreams.groq]
+# key_env = "GROQ_API_KEY"
+#
+# [upstreams.azure]
+# base_url = "https://my-resource.openai.azure.com"
+# deployments = {{ "prod-eu" = "gpt-4.1-mini" }}  # only names that are explained here are priced
+# api_version = ""                 # such as "2025-03-01": the dated paths; empty: /openai/v1
+# price_percent = 120              # 100 where every deployment is global
+#
+# [upstreams.vertex]               # Gemini on Google Cloud; pip install 'bursar[vertex]'
+# project = "my-project"
+# region = "global"
+#
+# [upstreams.vertex-anthropic]     # Claude on Google Cloud
+# project = "my-project"
+# region = "europe-west1"
+#
+# [upstreams.bedrock]              # Claude on AWS; pip install 'bursar[bedrock]', or a key in AWS_BEARER_TOKEN_BEDROCK
+# region = "us-east-1"
+#
+# [upstreams.ollama]               # likewise vllm, lmstudio; their models need prices, also free ones
+# base_url = "http://127.0.0.1:11434"
+#
+# [upstreams.litellm]
+# base_url = "http://127.0.0.1:4000"
+# deployments = {{ "fast" = "gpt-4.1-mini", "good" = "anthropic:claude-sonnet-4-5" }}
+
+# ---- Upstreams that are asked in turn for a model, when one is not reached or answers 429 or 5xx; in one dialect. ----
+# [fallback]
+# "gpt-4.1-mini" = ["openai", "azure/prod-eu"]
 
 # ---- Models with prices of your own, in USD per million tokens. A free one has to say zero. ----
 # [models."my-model"]

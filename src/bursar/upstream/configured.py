@@ -65,6 +65,8 @@ def filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     base_url = _base_url(provider, region)
     if base_url:
         made.setdefault("base_url", base_url)
+    if provider.base_url_ending and isinstance(made.get("base_url"), str):
+        made["base_url"] = made["base_url"].rstrip("/").removesuffix("/v1").removesuffix(provider.base_url_ending)
     return made
 
 

@@ -60,6 +60,8 @@ class Provider:
     """Where it is; `{region}` is from the settings, and empty means that the settings have to say it all."""
     base_url_of_region: Mapping[str, str] = field(default_factory=dict)
     """Regions that are elsewhere."""
+    base_url_ending: str = ""
+    """What base URLs in the wild end with, and its paths begin with."""
     key_env: str = ""
     key_header: str = "authorization"
     key_prefix: str = "Bearer "
@@ -144,6 +146,7 @@ PROVIDERS: Mapping[str, Provider] = {
     ),
     "azure": Provider(
         "openai",
+        base_url_ending="/openai",
         key_env="AZURE_OPENAI_API_KEY",
         key_header="api-key",
         key_prefix="",
