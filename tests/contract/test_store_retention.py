@@ -45,7 +45,7 @@ ASK = Ask(100, 40, 0, 1, 10, 10, 1, False)
 HELD = Amounts(100, 1, 50)
 KEEP = 2
 
-FOLDING = ("sqlite",)
+FOLDING = tuple(sorted(ENGINES))
 Make = Callable[[], Store]
 
 

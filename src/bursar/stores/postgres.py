@@ -14,7 +14,10 @@ from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
 from bursar.ledger.books import encode
 from bursar.ledger.store import (
+    KEEP_DAYS_MIN,
     Adopted,
+    Archive,
+    Compacted,
     Entry,
     Finding,
     HoldRow,
@@ -30,7 +33,7 @@ from bursar.money import ensure
 from bursar.stores import marker as markers
 from bursar.stores import postgres_reads as reads
 from bursar.stores.marker import Marker
-from bursar.stores.migrate import Migration, SchemaError, migrate_postgres, migrations
+from bursar.stores.migrate import Migration, SchemaError, is_up_to_date, migrate_postgres, migrations
 from bursar.stores.postgres_link import (
     OUTAGES,
     POOLED,
@@ -50,10 +53,13 @@ from bursar.stores.postgres_link import (
     take_life,
     warnings_of,
 )
+from bursar.stores.postgres_retention import compact, verify
 from bursar.stores.postgres_writer import Opened, Work, Writer
 
 T = TypeVar("T")
 
+MIGRATION_SECONDS = 3600.0
+"""How long a change of the schema may take on a large ledger, and the other gateways wait for it."""
 ADVICE = (
     "What was spent since is not known any more. Restore the newest backup, or accept what is there and count from it: "
     "bursar ledger adopt"
@@ -122,11 +128,21 @@ class PostgresStore:
         opened = await self._begin_life(connection, worker, 0)
         await self._register(connection, worker)
         self.warnings = await warnings_of(connection)
-        await asyncio.to_thread(self._write_marker, found)
+        await asyncio.to_thread(self._write_marker, self._told(found))
         return opened
 
     async def _migrate(self, connection: Connection) -> None:
+        if not await is_up_to_date(connection, self._known):
+            await self._migrate_now()
+        # The group role may have been made after the tables; whoever owns them gives it what it lacks.
+        await connection.execute(SQL["grants"])
+
+    async def _migrate_now(self) -> None:
         now = (self._clock or SystemClock()).now()
+        patience = replace(
+            self._patience, statement=MIGRATION_SECONDS, lock=MIGRATION_SECONDS, answer=MIGRATION_SECONDS
+        )
+        connection = await connect(self._url, patience, _new_worker())
         try:
             await migrate_postgres(connection, now, self._known, secrets.token_hex(16))
         except OUTAGES as error:
@@ -135,8 +151,10 @@ class PostgresStore:
             newest = self._known[-1].number
             raise SchemaError(
                 f"the ledger needs schema {newest}, and this role may not change it: start this version of bursar "
-                f"once as the owner of the database ({explain(error)})"
+                f"once as the owner of the database ({error})"
             ) from error
+        finally:
+            await close(connection)
 
     async def _begin_life(self, connection: Connection, worker: str, former: int) -> Opened:
         """Take the lock that proves that this process lives, on the connection that writes."""
@@ -170,9 +188,11 @@ class PostgresStore:
             raise NotWrittenError("the ledger cannot be written: the server takes no writes (a standby?)")
         if found.beside > self._known[-1].number:
             raise NotWrittenError("the ledger was changed for newer gateways; start this one anew")
-        trouble = await asyncio.to_thread(self._trouble_with, found) or markers.check(
-            self._seen(), found.ledger, found.epoch, found.seq
-        )
+        trouble = markers.check(self._seen(), found.ledger, found.epoch, found.seq)
+        if trouble:
+            # So that a start of this process does not forget what it has seen.
+            await asyncio.to_thread(self._write_marker, self._seen())
+        trouble = trouble or await asyncio.to_thread(self._trouble_with, found)
         if trouble:
             raise NotWrittenError(f"the ledger at {self._place} {trouble}. {ADVICE}")
 
@@ -228,11 +248,13 @@ class PostgresStore:
 
     def _seen(self) -> Marker:
         seq = max(self._identity.seq, self._writer.seq_seen)
-        return Marker(self._identity.ledger, seq, self._identity.epoch)
+        return Marker(self._identity.ledger, seq, self._identity.epoch, Instant(self._identity.at), self._place)
 
-    def _write_marker(self, found: Identity) -> None:
-        path = self._path(found.ledger)
-        told = Marker(found.ledger, found.seq, found.epoch, Instant(found.at), self._place)
+    def _told(self, found: Identity) -> Marker:
+        return Marker(found.ledger, found.seq, found.epoch, Instant(found.at), self._place)
+
+    def _write_marker(self, told: Marker) -> None:
+        path = self._path(told.ledger)
         if markers.is_ahead(told, markers.read(path)):
             markers.write(path, told)
 
@@ -240,7 +262,7 @@ class PostgresStore:
         try:
             found = await self._reader.run(identify)
             if not markers.check(self._seen(), found.ledger, found.epoch, found.seq):
-                await asyncio.to_thread(self._write_marker, found)
+                await asyncio.to_thread(self._write_marker, self._told(found))
         except (LedgerUnavailableError, LedgerLostError, OSError):
             # The marker only makes a rollback visible; the next look writes it.
             return
@@ -379,7 +401,19 @@ class PostgresStore:
 
     async def audit(self) -> tuple[Finding, ...]:
         """Replay all entries and compare with all accounts and holds, as of one instant."""
-        return await self._read(reads.audited)
+        return await self._read(verify)
+
+    async def compact(self, keep_days: int, entries_max: int, archive: Archive | None = None) -> Compacted:
+        """Fold old entries into the base, one step; see `Store.compact`. Only the owner's role may."""
+        ensure(keep_days >= KEEP_DAYS_MIN, "what a call in flight may still need is kept", keep_days)
+        if not self._is_open:
+            raise NotWrittenError("the ledger is not open")
+
+        async def step(connection: Connection) -> Compacted:
+            now = await self._now(connection)
+            return await compact(connection, self.worker, now, keep_days, entries_max, archive)
+
+        return await self._reader.change(step)
 
     async def find_key(self, digest: str) -> KeyRow | None:
         """Give the key with this digest, revoked or not; asked of the database each time, never remembered."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from bursar.clock import Instant
 from bursar.ledger.account import Account, HoldState
-from bursar.ledger.audit import audit
 from bursar.ledger.books import Balance
-from bursar.ledger.store import Entry, Finding, HoldRow, KeyRow, LedgerUnavailableError, QuarantineRow, RunRow, SpentRow
+from bursar.ledger.periods import LIFETIME
+from bursar.ledger.store import Entry, HoldRow, KeyRow, LedgerUnavailableError, QuarantineRow, RunRow, SpentRow
 from bursar.stores.postgres_link import OUTAGES, SQL, Connection, Patience, close, connect, unreadable
 from bursar.stores.rows import entry_row, hold_row, key_row, quarantine_row
 
@@ -19,7 +19,6 @@ T = TypeVar("T")
 CONNECTIONS_MAX = 3
 CONNECTIONS_KEPT = 2
 PAGE_ROWS = 1000
-AUDIT_ROWS = 10_000
 
 
 class Reader:
@@ -38,6 +37,17 @@ class Reader:
         async def transact(connection: Connection) -> T:
             await connection.execute(SQL["begin_reading"])
             result = await read(connection)
+            await connection.execute(SQL["commit"])
+            return result
+
+        return await self._with_connection(transact)
+
+    async def change(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Change what is no money in a transaction of its own; raises LedgerUnavailableError."""
+
+        async def transact(connection: Connection) -> T:
+            await connection.execute(SQL["begin"])
+            result = await work(connection)
             await connection.execute(SQL["commit"])
             return result
 
@@ -150,7 +160,8 @@ async def runs(connection: Connection, limit_rows: int) -> tuple[RunRow, ...]:
 
 def _run(row: Sequence[Any], accounts: tuple[Account, ...]) -> RunRow:
     scope, owner, label, opened_at, refused = row
-    calls_open = sum(account.held for account in accounts if account.unit == "calls")
+    # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
+    calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
     return RunRow(scope.removeprefix("run:"), owner, label, Instant(opened_at), accounts, calls_open, refused)
 
 
@@ -202,29 +213,3 @@ async def lives(connection: Connection) -> tuple[list[tuple[str, bool]], set[int
     """Give the workers that have open holds, with whether they have left, and all locks that are held."""
     suspects = [(row[0], bool(row[1])) for row in await connection.fetch(SQL["read_suspects"])]
     return suspects, {row[0] for row in await connection.fetch(SQL["read_lives"])}
-
-
-async def audited(connection: Connection) -> tuple[Finding, ...]:
-    """Replay all entries and compare with all accounts and holds; the replay runs in a thread, page by page."""
-    loop = asyncio.get_running_loop()
-    rows = await connection.fetch(SQL["read_all_accounts"])
-    booked = tuple(Balance(*row).account() for row in rows)
-    models = frozenset(row[0] for row in await connection.fetch(SQL["read_quarantine"]))
-
-    def replay() -> tuple[Finding, ...]:
-        entries: Any = _paged(loop, connection, "read_entries")
-        kept = (row[1:] for row in _paged(loop, connection, "read_holds_after"))
-        return audit(map(entry_row, entries), booked, map(hold_row, kept), models)
-
-    return await asyncio.to_thread(replay)
-
-
-def _paged(loop: asyncio.AbstractEventLoop, connection: Connection, query: str) -> Iterator[Sequence[Any]]:
-    """Give all rows of a query that takes the number to begin after; called in a thread, read on the loop."""
-    after = 0
-    while True:
-        page = asyncio.run_coroutine_threadsafe(connection.fetch(SQL[query], after, AUDIT_ROWS), loop).result()
-        yield from page
-        if len(page) < AUDIT_ROWS:
-            return
-        after = page[-1][0]

@@ -5,46 +5,36 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
-from bursar.clock import SECOND, Instant
-from bursar.ledger.audit import (
-    Base,
-    Fold,
-    ReplayedAccount,
-    agrees,
-    audit,
-    fold,
-    forgettable,
-    replayed_hold,
-)
+from bursar.clock import Instant
+from bursar.ledger.audit import Base, Fold, agrees, audit, fold, forgettable, replayed_hold
 from bursar.ledger.books import Balance, encode
-from bursar.ledger.store import DAY, LEASE, Archive, Compacted, Entry, Finding, HoldRow
+from bursar.ledger.store import DAY, Archive, Compacted, Entry, Finding, HoldRow
+from bursar.stores.retention import (
+    PAGE_ENTRIES,
+    PAST_ACCOUNTS,
+    base_account_rows,
+    base_accounts,
+    calls_of,
+    folded_days,
+    is_taken,
+    old_entries,
+    scopes_of,
+)
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row
-
-PAGE_ENTRIES = 20_000
-"""Entries that an audit has in memory at a time."""
-PAST_ACCOUNTS = 1000
-
-AccountRow = tuple[str, int | None, int | None, str, int, int, int, int, int]
 
 
 def compact(
     connection: sqlite3.Connection, worker: str, now: Instant, keep_days: int, entries_max: int, archive: Archive | None
 ) -> Compacted:
     """Fold at most so many entries that are older, in the transaction of the caller; in steps, one worker at a time."""
-    if _is_taken(connection, worker, now):
+    if is_taken(connection.execute(SQL["read_compacting"]).fetchone(), worker, now):
         return Compacted(is_busy=True)
     before = Instant(now - keep_days * DAY)
     after = _number(connection, "base_seq")
-    entries: list[Entry] = []
-    for row in connection.execute(SQL["read_entries_before"], (after, entries_max)):
-        entry = entry_row(row)
-        # In the order of the numbers: a clock that went back does not let a later entry go first.
-        if entry.at >= before:
-            break
-        entries.append(entry)
+    entries = old_entries(connection.execute(SQL["read_entries_before"], (after, entries_max)), before)
     if not entries:
         return _forget_accounts(connection, before)
-    folded = fold(_part_of_base(connection, after, entries), entries, _rows_of(connection, _calls(entries)))
+    folded = fold(_part_of_base(connection, after, entries), entries, _rows_of(connection, calls_of(entries)))
     if folded.findings:
         return Compacted(findings=folded.findings, seq=after)
     if archive is not None:
@@ -54,11 +44,6 @@ def compact(
     return Compacted(len(entries), len(folded.ended), 0, folded.seq, is_done=False)
 
 
-def _is_taken(connection: sqlite3.Connection, worker: str, now: Instant) -> bool:
-    row = connection.execute(SQL["read_compacting"]).fetchone()
-    return row is not None and row[0] != worker and now - LEASE < row[1] <= now
-
-
 def _forget_accounts(connection: sqlite3.Connection, before: Instant) -> Compacted:
     """Take a number of accounts of ended periods out of the base and the books."""
     seq = _number(connection, "base_seq")
@@ -66,7 +51,7 @@ def _forget_accounts(connection: sqlite3.Connection, before: Instant) -> Compact
     holds = {call: replayed_hold(facts) for call, facts in connection.execute(SQL["read_base_holds"])}
     while page := connection.execute(SQL["read_base_accounts_past"], (after, before, PAST_ACCOUNTS)).fetchall():
         after = page[-1][0]
-        base = Base(seq, _accounts(page), holds)
+        base = Base(seq, base_accounts(page), holds)
         keys = [name.rsplit("/", 2) for name in base.accounts]
         booked = [Balance(*row).account() for row in connection.execute(SQL["books_accounts_past"], (encode(keys),))]
         names, findings = forgettable(base, booked, before)
@@ -110,30 +95,21 @@ def _base(connection: sqlite3.Connection) -> Base:
     """Give the whole base."""
     return Base(
         _number(connection, "base_seq"),
-        _accounts(connection.execute(SQL["read_base_accounts"])),
+        base_accounts(connection.execute(SQL["read_base_accounts"])),
         {call: replayed_hold(facts) for call, facts in connection.execute(SQL["read_base_holds"])},
         _quarantine(connection),
     )
 
 
 def _part_of_base(connection: sqlite3.Connection, seq: int, entries: list[Entry]) -> Base:
-    """Give the part of the base that these entries are about: whole scopes, for an overrun stops all of one."""
-    scopes = sorted({name.rsplit("/", 2)[0] for entry in entries for name in entry.accounts})
-    holds = connection.execute(SQL["read_base_holds_of"], (encode(_calls(entries)),))
+    """Give the part of the base that these entries are about."""
+    holds = connection.execute(SQL["read_base_holds_of"], (encode(calls_of(entries)),))
     return Base(
         seq,
-        _accounts(connection.execute(SQL["read_base_accounts_of"], (encode(scopes),))),
+        base_accounts(connection.execute(SQL["read_base_accounts_of"], (encode(scopes_of(entries)),))),
         {call: replayed_hold(facts) for call, facts in holds},
         _quarantine(connection),
     )
-
-
-def _calls(entries: list[Entry]) -> list[str]:
-    return list(dict.fromkeys(entry.call_id for entry in entries if entry.call_id))
-
-
-def _accounts(rows: Iterable[AccountRow]) -> dict[str, ReplayedAccount]:
-    return {row[0]: ReplayedAccount(*row[1:8], counts=bool(row[8])) for row in rows}
 
 
 def _quarantine(connection: sqlite3.Connection) -> set[str]:
@@ -160,10 +136,7 @@ def _write(connection: sqlite3.Connection, folded: Fold, before: Instant) -> Non
     # First how far the base is: the triggers let go of nothing that is newer.
     _write_meta(connection, "base_seq", str(folded.seq))
     _write_meta(connection, "base_at", str(max(before, _number(connection, "base_at"))))
-    connection.executemany(
-        SQL["write_base_account"],
-        [(name, *a.facts(), a.ends_at, int(a.counts)) for name, a in folded.accounts.items()],
-    )
+    connection.executemany(SQL["write_base_account"], base_account_rows(folded.accounts))
     connection.executemany(SQL["write_base_hold"], [(call, hold.to_text()) for call, hold in folded.holds.items()])
     gone = [(row.call_id,) for row in folded.ended]
     connection.executemany(SQL["write_base_hold_gone"], gone)
@@ -174,16 +147,3 @@ def _write(connection: sqlite3.Connection, folded: Fold, before: Instant) -> Non
     connection.executemany(SQL["write_folded_day"], folded_days(folded.ended))
     connection.executemany(SQL["write_hold_gone"], gone)
     connection.execute(SQL["write_entries_gone"], (folded.seq,))
-
-
-def folded_days(holds: Iterable[HoldRow]) -> list[tuple[int, str, str, int, int, int, int]]:
-    """Sum what holds were booked at, as `Store.spent_by_day` counts it."""
-    sums: dict[tuple[int, str, str], list[int]] = {}
-    for hold in holds:
-        if hold.state != "void":
-            usd = hold.captured.usd + hold.overrun.usd
-            key = (hold.opened_at // (86_400 * SECOND), hold.upstream, hold.model)
-            presumed = usd if hold.basis == "presumed" else 0
-            more = (1, usd, presumed, hold.captured.tokens + hold.overrun.tokens)
-            sums[key] = [a + b for a, b in zip(sums.get(key, [0, 0, 0, 0]), more, strict=True)]
-    return [(*key, calls, usd, presumed, tokens) for key, (calls, usd, presumed, tokens) in sums.items()]

@@ -473,8 +473,8 @@ BEGIN
         END;
     END IF;
     IF NOT EXISTS (
-        SELECT FROM pg_tables WHERE schemaname = 'bursar'
-        AND NOT has_table_privilege('bursar_gateway', format('bursar.%I', tablename), 'SELECT')
+        SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'bursar' AND c.relkind = 'r' AND NOT has_table_privilege('bursar_gateway', c.oid, 'SELECT')
     ) THEN
         RETURN;
     END IF;
