@@ -123,7 +123,8 @@ def test_a_model_that_only_the_book_has_and_one_that_is_refused_are_not_compared
     both = book(MODEL, other, gpt_7=ROW, gpt_8=ROW)
     table = {**litellm(), "gpt-8": {"litellm_provider": "openai", "input_cost_per_token": 1}}
     assert compare(both, read_list(table), UPSTREAMS, (), NOW) == Comparison(1, 0, ())
-    assert compare(both, {}, UPSTREAMS, (), NOW) == Comparison(0, 1, ())
+    assert compare(both, {"openai": {"gpt-9": {}}}, UPSTREAMS, (), NOW) == Comparison(0, 1, ())
+    assert compare(both, {}, UPSTREAMS, (), NOW) == Comparison(0, 0, ())
 
 
 def test_a_price_of_the_operator_is_not_compared() -> None:

@@ -133,12 +133,10 @@ def _text(place: str) -> str:
 def _limits_in_use(settings: Settings) -> Mapping[str, Any]:
     from bursar.pricing.limits import bundled_table
 
-    table: Mapping[str, Any] = bundled_table()
+    bundled = bundled_table()
     stored = stored_book(settings)
-    if stored is not None:
-        newer: Mapping[str, Any] = json.loads(stored)["limits"]
-        return max(table, newer, key=lambda one: str(one["made_on"]))
-    return table
+    kept: Mapping[str, Any] = bundled if stored is None else json.loads(stored)["limits"]
+    return kept if str(kept["made_on"]) >= str(bundled["made_on"]) else bundled
 
 
 def _limits_table(text: str, place: str, day: str) -> dict[str, Any]:
@@ -264,8 +262,8 @@ def age_warning(made_on: str, today: datetime.date) -> str:
     return f"the price book is of {made_on}, {days} days old; `bursar prices update` takes a newer one"
 
 
-def warn_of_old_prices(settings: Settings) -> None:
+def warn_of_old_prices(settings: Settings, today: datetime.date | None = None) -> None:
     """Say once, at the start of a gateway, that its prices are old; raises FailedError where they cannot be read."""
-    warning = age_warning(newest_day(settings), datetime.datetime.now(datetime.UTC).date())
+    warning = age_warning(newest_day(settings), today or datetime.datetime.now(datetime.UTC).date())
     if warning:
         say(f"warning: {warning}")

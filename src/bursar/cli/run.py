@@ -163,12 +163,14 @@ def _run_in_loop(plan: Plan) -> Receipt:
 
 async def _run(plan: Plan) -> Receipt:
     from bursar.cli.gateway import listen, url_of
+    from bursar.cli.prices_update import warn_of_old_prices
     from bursar.cli.receipt import Receipt, Tally
     from bursar.edge.callers import digest
 
     began = time.monotonic()
     provider_keys = plan.settings.provider_keys(os.environ)
     _warn_without_keys(plan.settings, provider_keys)
+    warn_of_old_prices(plan.settings)
     # It listens from here on: a command that is quicker than the gateway waits a moment instead of failing.
     sockets = listen(LOOPBACK, 0, plan.settings.server.backlog_max)
     async with open_books(plan.settings) as store:

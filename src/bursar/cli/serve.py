@@ -58,6 +58,9 @@ def serve(
     _ensure_secrets(settings)
     run_async(_look_at_the_books(settings))
     from bursar.cli.gateway import listen
+    from bursar.cli.prices_update import warn_of_old_prices
+
+    warn_of_old_prices(settings)
 
     server = settings.server
     sockets = listen(server.host, server.port, server.backlog_max, sockets=workers)

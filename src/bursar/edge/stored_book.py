@@ -39,6 +39,7 @@ def keep(path: Path, data: bytes) -> None:
     """Put a book in the place of the stored one, whole or not at all; the one before is kept. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    spare = fresh.with_name(f"{fresh.name}-previous")
     try:
         with fresh.open("xb") as file:
             file.write(data)
@@ -46,12 +47,12 @@ def keep(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         if path.exists():
             # A copy of the name, not of the bytes: there is a book at the path at every instant.
-            spare = fresh.with_name(f"{fresh.name}-previous")
             os.link(path, spare)
             spare.replace(previous(path))
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+        spare.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

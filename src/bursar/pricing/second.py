@@ -92,6 +92,7 @@ class Comparison(NamedTuple):
     compared: int
     """Models that both have."""
     only_book: int
+    """Models of the book at providers that both know."""
     differences: tuple[Difference, ...]
 
 
@@ -112,6 +113,8 @@ def compare(
     compared, alone, found = 0, 0, []
     for upstream, provider in upstreams.items():
         rows = second.get(provider, {})
+        if not rows:
+            continue
         for card in book.models(upstream, now):
             if not isinstance(card, Card) or card.provider != provider:
                 continue

@@ -48,21 +48,29 @@ def changes(old: Book, new: Book, providers: tuple[str, ...], now: Instant) -> t
     """
     found: dict[Change, None] = {}
     for provider in providers:
-        names = {answer.model for book in (old, new) for answer in book.models(provider, now)}
-        for name in sorted(names):
-            found.update(dict.fromkeys(_changes_of(old, new, provider, name, now)))
+        # To look a name up among the hundreds of a router takes milliseconds, so each is looked up once per book.
+        before, after = ({card.model: card for card in book.models(provider, now)} for book in (old, new))
+        for name in sorted(before.keys() | after.keys()):
+            first = (
+                before.get(name) or old.card(provider, name, now),
+                after.get(name) or new.card(provider, name, now),
+            )
+            for pair in _ahead(old, new, provider, name, first):
+                found.update((Change(provider, name, *one), None) for one in _compare(*pair))
     return tuple(found)
 
 
-def _changes_of(old: Book, new: Book, provider: str, name: str, now: Instant) -> Iterator[Change]:
-    at = now
+_Pair = tuple[Card | Unpriced, Card | Unpriced]
+
+
+def _ahead(old: Book, new: Book, provider: str, name: str, pair: _Pair) -> Iterator[_Pair]:
+    """Give the cards of both books, now and at the changes of price to come."""
     for _ in range(CHANGES_AHEAD_MAX):
-        before, after = old.card(provider, name, at), new.card(provider, name, at)
-        for what, was, becomes, kind in _compare(before, after):
-            yield Change(provider, name, what, was, becomes, kind)
-        at = min(card.valid_until if isinstance(card, Card) else FOREVER for card in (before, after))
+        yield pair
+        at = min(card.valid_until if isinstance(card, Card) else FOREVER for card in pair)
         if at == FOREVER:
             return
+        pair = (old.card(provider, name, at), new.card(provider, name, at))
 
 
 _Difference = tuple[str, str, str, Kind]
