@@ -102,18 +102,13 @@ def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
     connection.execute("COMMIT")
 
 
+async def is_up_to_date(connection: Session, known: tuple[Migration, ...]) -> bool:
+    """Say whether a PostgreSQL database has this version's schema; raises SchemaError for a newer one."""
+    return not pending(known, await _applied(connection))
+
+
 async def migrate_postgres(connection: Session, now: Instant, known: tuple[Migration, ...], ledger_id: str) -> None:
-    """Bring a PostgreSQL database to this version's schema, all in one transaction; raises SchemaError.
-
-    A role that may not change the schema does nothing here as long as the schema is up to date.
-    """
-    if pending(known, await _applied(connection)):
-        await _migrate(connection, now, known, ledger_id)
-    # The group role may have been made after the tables; whoever owns them gives it what is missing.
-    await connection.execute(queries("postgres")["grants"])
-
-
-async def _migrate(connection: Session, now: Instant, known: tuple[Migration, ...], ledger_id: str) -> None:
+    """Bring a PostgreSQL database to this version's schema, all in one transaction; raises SchemaError."""
     sql = queries("postgres")
     await connection.execute(sql["begin"])
     try:
