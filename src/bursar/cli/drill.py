@@ -34,6 +34,7 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 @click.option("--agents", type=click.IntRange(1, 4_096), help="How many agents storm at once; default 64.")
 @click.option("--cap-usd", type=USD, metavar="USD", help="Try a cap in dollars.")
 @click.option("--cap-calls", type=click.IntRange(1, 1_000_000), metavar="N", help="Try a cap in calls.")
+@click.option("--scenario", metavar="NAME", help="calls, dollars, trouble or long: just this one, as it is.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes of the gateway; default 4.")
 @click.option(
     "--dialect",
@@ -92,11 +93,12 @@ def scenarios_for(
     seed: int | None,
     store: str = "sqlite",
     gateways: int | None = None,
+    scenario: str | None = None,
 ) -> tuple[Scenario, ...]:
     """Turn the options into scenarios: those of the caps that are named, or the series."""
     from bursar.drill.scenarios import SERIES, STORES, calls, dollars
 
-    chosen: tuple[Scenario, ...] = ()
+    chosen: tuple[Scenario, ...] = () if scenario is None else (_named(scenario),)
     if cap_calls is not None:
         chosen += (calls(cap_calls),)
     if cap_usd is not None:
@@ -109,11 +111,19 @@ def scenarios_for(
     if stream is not None:
         changes["streams"] = (stream,)
     storms = (
-        replace(scenario, **changes, store=where)  # type: ignore[arg-type]
+        replace(storm, **changes, store=where)  # type: ignore[arg-type]
         for where in (STORES if store == "both" else (store,))
-        for scenario in chosen or SERIES
+        for storm in chosen or SERIES
     )
     return _with_faults(tuple(storms), faults)
+
+
+def _named(name: str) -> Scenario:
+    from bursar.drill.scenarios import BY_NAME
+
+    if name not in BY_NAME:
+        raise click.BadParameter(f"{name!r} is none of: {', '.join(BY_NAME)}", param_hint="--scenario")
+    return BY_NAME[name]
 
 
 def _with_faults(scenarios: tuple[Scenario, ...], faults: str | None) -> tuple[Scenario, ...]:

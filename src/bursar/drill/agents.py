@@ -18,7 +18,10 @@ RETRIES_MAX = 2
 BACKOFF_SECONDS = 0.1
 CALL_SECONDS_MAX = 60.0
 _RETRIED = frozenset({408, 409, 429})
+# Real vocabularies make one token of each of these and the space before it: of four bytes, a little less on average,
+# so that whoever counts the text with them comes out above what the fake provider bills.
 _WORDS = ("the", "agent", "reads", "a", "file", "and", "writes", "down", "what", "it", "found", "in", "order")
+_WORDS += ("to", "me", "as", "is", "on", "of", "we", "so", "or", "if", "by", "my")
 
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 MODELS = {"chat": "gpt-4.1", "responses": "gpt-4.1", "messages": "claude-haiku-4-5"}
@@ -69,6 +72,7 @@ class Habit:
     """How an agent behaves."""
 
     dialect: str
+    model: str
     stream: bool
     prompt_bytes: int
     max_tokens: int | None
@@ -164,7 +168,7 @@ class Agent:
 
     def _body(self) -> bytes:
         habit = self.habit
-        body: dict[str, Any] = {"model": MODELS[habit.dialect]}
+        body: dict[str, Any] = {"model": habit.model}
         messages = [{"role": "user", "content": self._text}]
         if habit.dialect == "responses":
             body["input"] = messages

@@ -147,9 +147,9 @@ class Clerk:
             )
         )
 
-    def count_tokens(self, body: bytes) -> bytes:
+    def count_tokens(self, api: str, body: bytes) -> bytes:
         """Answer a token count, which is never billed."""
-        prompt = read("messages", _with_bound(body))
+        prompt = read(api, _with_bound(body))
         tokens = self._input_tokens(prompt) if isinstance(prompt, Prompt) else 0
         return json.dumps({"input_tokens": tokens}).encode()
 

@@ -205,7 +205,9 @@ class _Connection(asyncio.Protocol):
             case "GET", "/v1/models":
                 return response(200, models_body(b"anthropic-version" in request.headers))
             case "POST", "/v1/messages/count_tokens":
-                return response(200, self._clerk.count_tokens(body))
+                return response(200, self._clerk.count_tokens("messages", body))
+            case "POST", "/v1/responses/input_tokens":
+                return response(200, self._clerk.count_tokens("responses", body))
             case "GET", "/till":
                 rows = request.path.partition("ledger=")[2]
                 return response(200, json.dumps(self._clerk.till.as_json(int(rows) if rows.isdigit() else 0)).encode())

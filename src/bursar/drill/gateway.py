@@ -165,6 +165,7 @@ class BursarServe:
         scenario = self._scenario
         usd = "none" if scenario.cap_nanodollars is None else _decimal(scenario.cap_nanodollars)
         calls = '"none"' if scenario.cap_calls is None else scenario.cap_calls
+        counts = "true" if scenario.counts_input else "false"
         return f"""
 [ledger]
 url = "{self._place.url}"
@@ -175,11 +176,13 @@ run = {{ usd = "{usd}", calls = {calls} }}
 
 [upstreams.openai]
 dialect = "openai"
+counts_input = {counts}
 base_url = "{self._provider_url}"
 key_env = "{_PROVIDER_KEY_VARIABLE}"
 
 [upstreams.anthropic]
 dialect = "anthropic"
+counts_input = {counts}
 base_url = "{self._provider_url}"
 key_env = "{_PROVIDER_KEY_VARIABLE}"
 """

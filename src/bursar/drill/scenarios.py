@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+from bursar.drill.agents import MODELS
 from bursar.drill.faults import NAMED_FAULTS, Fault
 from bursar.drill.places import STORE_FAULTS
 
@@ -35,6 +37,8 @@ class Scenario:
     """Processes of `bursar serve` on one ledger; the agents are shared out among them."""
     store: str = "sqlite"
     dialects: tuple[str, ...] = DIALECTS
+    models: Mapping[str, str] = field(default_factory=lambda: MODELS)
+    """By dialect."""
     streams: tuple[bool, ...] = (False, True)
     latency_ms: int = 200
     chunk_ms: int = 2
@@ -49,6 +53,8 @@ class Scenario:
     faults: tuple[Fault, ...] = ()
     blows: tuple[str, ...] = ()
     """What befalls workers and store while the storm is on, in this order, each after a further part of the cap."""
+    counts_input: bool = False
+    """Whether the gateway may ask the provider for its free count of tokens, as it asks the real ones."""
     usable_percent_min: int = 90
     """How much of the cap must be billed when the first call is refused as the cap is spent; in trouble, booked."""
     seed: int = 1
@@ -96,7 +102,26 @@ TROUBLE = Scenario(
     # A call whose end nobody saw is booked at its whole hold, and one without a bound of its own holds a lot.
     unbounded_percent=0,
 )
+LONG = Scenario(
+    name="long",
+    says="agents with prompts of 100 kB, whose bytes are four times their tokens: the cap is usable all the same",
+    cap_nanodollars=1_000_000_000,
+    agents=16,
+    # Both are asked for a count; for `chat` the gateway needs the vocabularies of bursar[tokenizers].
+    dialects=("responses", "messages"),
+    # What no other call fits into may be three hundredths of the cap, so one call must not cost more.
+    models={"chat": "gpt-4.1-mini", "responses": "gpt-4.1-mini", "messages": "claude-haiku-4-5"},
+    prompt_bytes=(100_000, 100_000),
+    unbounded_percent=0,
+    growing_percent=0,
+    counts_input=True,
+    usable_percent_min=97,
+)
 SERIES: tuple[Scenario, ...] = (calls(20), dollars(1_000_000_000), TROUBLE)
+
+
+BY_NAME: Mapping[str, Scenario] = {scenario.name: scenario for scenario in (*SERIES, LONG)}
+"""Those that can be asked for by name; the series leaves out what takes long or needs more than is installed."""
 
 
 def with_faults(scenario: Scenario, names: tuple[str, ...]) -> Scenario:

@@ -190,6 +190,7 @@ def habit(scenario: Scenario, number: int, rng: random.Random) -> Habit:
     is_unbounded = rng.randrange(100) < scenario.unbounded_percent
     return Habit(
         dialect=dialects[number % len(dialects)],
+        model=scenario.models[dialects[number % len(dialects)]],
         stream=streams[number // len(dialects) % len(streams)],
         prompt_bytes=rng.randint(*scenario.prompt_bytes),
         max_tokens=None if is_unbounded else scenario.max_tokens,
