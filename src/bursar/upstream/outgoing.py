@@ -24,13 +24,14 @@ def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
     if not endpoint.ways:
         path = head.target
         return endpoint.path_prefix + path.removeprefix("/v1") if path.startswith("/v1/") else path
-    path = head.target.partition("?")[0].replace(f"/models/{model}:", "/models/{model}:")
-    way = endpoint.ways.get(path)
+    path, _mark, query = head.target.partition("?")
+    way = endpoint.ways.get(path.replace(f"/models/{model}:", "/models/{model}:"))
     if way is None:
-        raise NoWayError(f"the upstream {endpoint.name} has no {path.replace('{model}', model)}")
+        raise NoWayError(f"the upstream {endpoint.name} has no {path}")
+    query = query if way.keeps_query else way.query
     # A model's name may hold a slash or a colon, which must not become part of the path.
     to = (way.to_stream if stream and way.to_stream else way.to).replace("{model}", percent_encoded(model, safe="@"))
-    return f"{to}?{way.query}" if way.query else to
+    return f"{to}?{query}" if query else to
 
 
 def quirks_for(endpoint: Endpoint, quote: Quote) -> Quirks:

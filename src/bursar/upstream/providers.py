@@ -47,7 +47,8 @@ class Way:
     to_stream: str = ""
     """Where streams go; empty: to the same path."""
     query: str = ""
-    """Replaces the client's query."""
+    """Instead of the client's query."""
+    keeps_query: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,8 @@ PROVIDERS: Mapping[str, Provider] = {
         signing=Signing.GOOGLE,
         needs=frozenset({"project", "region"}),
         ways={
-            f"/v1beta/models/{{model}}:{method}": Way(f"{_GOOGLE_MODEL}:{method}", query=query)
-            for method, query in (("generateContent", ""), ("streamGenerateContent", "alt=sse"), ("countTokens", ""))
+            f"/v1beta/models/{{model}}:{method}": Way(f"{_GOOGLE_MODEL}:{method}", keeps_query=True)
+            for method in ("generateContent", "streamGenerateContent", "countTokens")
         },
         prices="google",
         price_percent=110,
