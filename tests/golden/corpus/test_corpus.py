@@ -22,7 +22,7 @@ from bursar.upstream.providers import PROVIDERS
 
 NOON = Instant(1_795_435_200_000_000)
 """2026-11-23T12:00Z, outside the hours at which DeepSeek is dearer."""
-PROVIDER_OF = {name: name for name in ("openai", "anthropic", "google", "deepseek", "mistral", "groq")}
+PROVIDER_OF = {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {"gemini": "google"}
 BOOK = Book({}, PROVIDER_OF)
 ALL = [pytest.param(file, pair, id=f"{file.parent.name}/{file.stem}") for file, pair in pairs()]
 
@@ -60,8 +60,8 @@ def ending(pair: dict[str, Any], quote: Quote, held: int, usage: Usage | Unmeter
     cost = bill(usage, quote) if isinstance(usage, Usage) else usage
     if isinstance(cost, Money):
         return cost.nanodollars
-    wire_format = "anthropic" if quote.call.dialect.startswith("anthropic") else "openai"
-    return 0 if pair["reply"].get("status", 200) in PROVIDERS[wire_format].unbilled_statuses else held
+    unbilled = PROVIDERS[quote.call.upstream].unbilled_statuses
+    return 0 if pair["reply"].get("status", 200) in unbilled else held
 
 
 @pytest.mark.parametrize(("file", "pair"), ALL)
