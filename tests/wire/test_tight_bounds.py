@@ -348,3 +348,21 @@ def test_counts_are_bounded_in_time_number_and_memory() -> None:
     assert counting.SECONDS_MAX <= 3
     assert counting.AT_ONCE_MAX <= 16
     assert counting.REMEMBERED_MAX <= 4_096
+
+
+@pytest.mark.usefixtures("vocabularies")
+@pytest.mark.parametrize(("model", "is_made"), [("gpt-4.1-mini", True), ("claude-sonnet-4-5", False)])
+async def test_a_name_of_the_operators_own_is_counted_as_the_model_behind_it(
+    tmp_path: Path, model: str, is_made: bool
+) -> None:
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "0.020", "calls": 20}}}
+    deployed = {"deployments": {"gpt-4.1-mini": model}, "prices": "any", "counts_input": True}
+    async with wire_up(tmp_path, deployed, keys=keys) as wire:
+
+        async def script(_served: Served, writer: asyncio.StreamWriter) -> None:
+            writer.write(answer(used(CHAT, TOKENS)))
+            await writer.drain()
+
+        wire.provider.script = script
+        assert (await call(wire, CHAT)).status == (200 if is_made else 429)
+        assert len(wire.provider.served) == is_made

@@ -20,8 +20,9 @@ CALL_SECONDS_MAX = 60.0
 _RETRIED = frozenset({408, 409, 429})
 # Real vocabularies make one token of each of these and the space before it: of four bytes, a little less on average,
 # so that whoever counts the text with them comes out above what the fake provider bills.
-_WORDS = ("the", "agent", "reads", "a", "file", "and", "writes", "down", "what", "it", "found", "in", "order")
-_WORDS += ("to", "me", "as", "is", "on", "of", "we", "so", "or", "if", "by", "my")
+_SHORT_WORDS = ("to", "me", "as", "is", "on", "of", "we", "so", "or", "if", "by", "my")
+_LONG_WORDS = ("the", "agent", "reads", "a", "file", "and", "writes", "down", "what", "it", "found", "in", "order")
+_WORDS = _LONG_WORDS + _SHORT_WORDS
 
 PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 MODELS = {"chat": "gpt-4.1", "responses": "gpt-4.1", "messages": "claude-haiku-4-5"}

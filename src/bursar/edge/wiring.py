@@ -57,7 +57,11 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         book=book,
         ledger=Ledger(store, settings.policy.wait_seconds_max),
         upstream=upstream,
-        counting=Counting(upstream, {name: _counts(one) for name, one in settings.upstreams.items()}),
+        counting=Counting(
+            upstream,
+            asks={name: _counts(one) for name, one in settings.upstreams.items()},
+            deployments={name: one.deployments for name, one in settings.upstreams.items()},
+        ),
         endpoints=endpoints,
         policy=OutputPolicy(
             tokens_default=settings.policy.output_tokens_default,

@@ -43,25 +43,36 @@ def is_providers_own(base_url: str) -> bool:
 
 def is_worth_counting(quote: Quote, answer: OpenHold | Denied) -> bool:
     """Say whether a count could make room for a call that did not fit, or give one more output that was cut short."""
-    usd, tokens = counting_saves(quote)
     match answer:
+        case OpenHold():
+            wanted = quote.output_tokens if quote.client_bounded else quote.output_tokens_comfort
+            if answer.granted.output_tokens >= wanted:
+                return False
+            # Less than the shortest answer is not worth a round trip.
+            shortest = quote.per_output_token.picodollars * quote.output_tokens_floor // PICODOLLARS_PER_NANODOLLAR
+            return counting_saves(quote)[0].nanodollars > shortest
         case Denied(reason=Reason.EXHAUSTED | Reason.HELD, unit=Unit.USD | Unit.TOKENS):
+            usd, tokens = counting_saves(quote)
             saved = usd.nanodollars if answer.unit is Unit.USD else tokens
             room = answer.limit - answer.captured - (answer.held if answer.reason is Reason.HELD else 0)
             return answer.asked - saved <= room
         case Denied():
             return False
-        case OpenHold():
-            wanted = quote.output_tokens if quote.client_bounded else quote.output_tokens_comfort
-            floor = quote.per_output_token.picodollars * quote.output_tokens_floor // PICODOLLARS_PER_NANODOLLAR
-            return answer.granted.output_tokens < wanted and usd.nanodollars > floor
 
 
 class Counting:
     """Counts for the calls of one worker."""
 
-    def __init__(self, upstream: Upstream, asks: Mapping[str, bool], seconds_max: float = SECONDS_MAX) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        asks: Mapping[str, bool],
+        deployments: Mapping[str, Mapping[str, str]],
+        seconds_max: float = SECONDS_MAX,
+    ) -> None:
         self._upstream = upstream
+        self._deployments = deployments
+        """By upstream, the models behind the names of an operator's own."""
         self._asks: Final = dict(asks)
         """Whether the count of this upstream is the provider's own; one that a proxy guesses bounds nothing."""
         self._seconds_max = seconds_max
@@ -78,12 +89,17 @@ class Counting:
         free = self._free_request(quote)
         if free is not None and (tokens := await self._asked(free)) is not None:
             return InputCount(call, tokens, CountedBy.PROVIDER)
-        encoding = tokenizer.encoding_of(quote.card.provider, call.model) if self._has_tokenizer else None
-        found = input_text(call) if encoding is not None else None
-        if encoding is None or found is None:
-            return None
-        tokens = await tokenizer.tokens_of(found, encoding)
+        tokens = await self._counted_here(quote) if self._has_tokenizer else None
         return None if tokens is None else InputCount(call, tokens, CountedBy.TOKENIZER)
+
+    async def _counted_here(self, quote: Quote) -> int | None:
+        call = quote.call
+        # A name such as `gpt-5` may be given to any model by whoever deploys it.
+        deployed = self._deployments.get(call.upstream, {}).get(call.model)
+        model = call.model if deployed is None else deployed.rpartition(":")[2]
+        encoding = tokenizer.encoding_of(quote.card.provider, model)
+        found = None if encoding is None else input_text(call)
+        return None if encoding is None or found is None else await tokenizer.tokens_of(found, encoding)
 
     def _free_request(self, quote: Quote) -> FreeRequest | None:
         call = quote.call
