@@ -25,7 +25,8 @@ from pydantic import (
 )
 from pydantic_core import Url
 
-from bursar.ledger.account import Limits
+from bursar.ledger.account import Budget, Limits, Unit
+from bursar.ledger.periods import LIFETIME, period_spec
 from bursar.money import Money, MoneyError
 from bursar.upstream.configured import built_in, filled
 from bursar.upstream.providers import COMPATIBLE, PROVIDERS, Provider, Signing
@@ -78,6 +79,11 @@ def _price_text(value: str) -> str:
 
 def _seconds(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
+
+
+def _known_zone(value: str) -> str:
+    period_spec("day", value)
+    return value
 
 
 Usd = Annotated[str, BeforeValidator(_usd_text), AfterValidator(_amount_of_usd)]
@@ -153,6 +159,33 @@ class Defaults(_Section):
     run: RunTemplate = RunTemplate()
 
 
+class BudgetSettings(_Section):
+    """A cap in one unit that comes anew with every period; `"none"` counts without a limit."""
+
+    usd: UsdLimit = None
+    calls: CountLimit = None
+    tokens: CountLimit = None
+    period: str
+    timezone: str = ""
+    """Of calendar periods; empty takes the policy's."""
+
+    @model_validator(mode="after")
+    def _is_one_cap(self) -> BudgetSettings:
+        if len(self.model_fields_set & {"usd", "calls", "tokens"}) != 1:
+            raise ValueError("a budget has one of usd, calls and tokens")
+        if self.budget("UTC").period == LIFETIME:
+            raise ValueError('a cap without a period is written beside budgets, such as usd = "50"')
+        if self.timezone and self.period.startswith("rolling"):
+            raise ValueError(f"{self.period!r} is the same in every time zone; leave timezone out")
+        return self
+
+    def budget(self, timezone: str) -> Budget:
+        """Give the budget as the ledger takes it; raises PeriodError."""
+        (unit,) = self.model_fields_set & {"usd", "calls", "tokens"}
+        limit = nanodollars(self.usd) if unit == "usd" else getattr(self, unit)
+        return Budget(Unit(unit), limit, period_spec(self.period, self.timezone or timezone))
+
+
 class KeySettings(_Section):
     """One key of the gateway: its secret comes from an environment variable, its runs take its template."""
 
@@ -160,6 +193,7 @@ class KeySettings(_Section):
     run: RunTemplate | None = None
     usd: UsdLimit = None
     calls: CountLimit = None
+    budgets: Annotated[tuple[BudgetSettings, ...], Field(strict=False)] = ()
     runs_per_hour_max: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     models: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = ("*",)
 
@@ -255,6 +289,8 @@ class PolicySettings(_Section):
     read_on_seconds_max: SecondsOrZero = 30
     refusal_status: Literal["auto", 429, 402, 400] = "auto"
     allow_fields: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    timezone: Annotated[str, AfterValidator(_known_zone)] = "UTC"
+    """Of budgets that come anew by the calendar and name no time zone of their own."""
 
 
 class Settings(_Section):
@@ -329,10 +365,22 @@ class Settings(_Section):
                 raise ValueError(f'[fallback] "{model}" names the same upstream and model twice')
         return self
 
+    @model_validator(mode="after")
+    def _budgets_differ(self) -> Settings:
+        for name in self.keys:
+            budgets = {(budget.unit, budget.period) for budget in self.budgets(name)}
+            if len(budgets) < len(self.keys[name].budgets):
+                raise ValueError(f"[keys.{name}] has two budgets of the same unit and period")
+        return self
+
     def run_template(self, key: str) -> RunTemplate:
         """Give the caps that a new run of this key is opened with."""
         own = self.keys.get(key)
         return self.defaults.run if own is None or own.run is None else own.run
+
+    def budgets(self, key: str) -> tuple[Budget, ...]:
+        """Give the budgets of a key as the ledger takes them."""
+        return tuple(budget.budget(self.policy.timezone) for budget in self.keys[key].budgets)
 
     def provider_keys(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Give the secret of every upstream whose key is in the environment, by the upstream's name."""

@@ -212,6 +212,7 @@ def account_facts(account: Account) -> dict[str, object]:
     return {
         "account": account.id,
         "unit": str(account.unit),
+        "period": account.period,
         "limit": account.limit,
         "captured": account.captured,
         "held": account.held,

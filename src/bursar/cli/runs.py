@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bursar.settings import Settings
 
 ROWS_MAX = 10_000
+ACCOUNT_HEAD = ("UNIT", "PERIOD", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE")
 
 
 @click.group()
@@ -71,7 +72,7 @@ def show(run: str, limit: int, config: Path | None, ledger: str | None, as_json:
     if as_json:
         show_json({"run": run, "accounts": list(map(account_facts, accounts)), "calls": list(map(hold_facts, holds))})
         return
-    show_table(("UNIT", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE"), map(_account_line, accounts))
+    show_table(ACCOUNT_HEAD, map(_account_line, accounts))
     click.echo()
     show_table(("CALL", "MODEL", "STATE", "HELD", "SPENT", "BASIS", "AT", "WHY"), map(hold_line, holds))
 
@@ -225,8 +226,10 @@ def hold_line(hold: HoldRow) -> tuple[str, ...]:
 
 
 def by_unit(row: RunRow) -> dict[str, Account]:
-    """Give the accounts of a run by the name of their unit."""
-    return {str(account.unit): account for account in row.accounts}
+    """Give the lifetime accounts of a run by the name of their unit."""
+    from bursar.ledger.periods import LIFETIME
+
+    return {str(account.unit): account for account in row.accounts if account.period == LIFETIME}
 
 
 def state_of(accounts: tuple[Account, ...]) -> str:
@@ -251,13 +254,16 @@ def _line(row: RunRow) -> tuple[str, ...]:
 
 
 def _account_line(account: Account) -> tuple[str, ...]:
-    unit = str(account.unit)
+    from bursar.ledger.periods import people, spec_of
+
+    unit, (kind, _, start) = str(account.unit), account.period.partition(" ")
+    period = f"{people(spec_of(kind))} from {start}" if start else people(kind)
     amounts = (account.limit, account.captured, account.held, account.overrun)
-    return (unit, *(amount(unit, value) for value in amounts), str(account.state))
+    return (unit, period, *(amount(unit, value) for value in amounts), str(account.state))
 
 
 def _show_accounts(run: str, accounts: tuple[Account, ...], as_json: bool) -> None:
     if as_json:
         show_json({"run": run, "accounts": list(map(account_facts, accounts))})
     else:
-        show_table(("UNIT", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE"), map(_account_line, accounts))
+        show_table(ACCOUNT_HEAD, map(_account_line, accounts))

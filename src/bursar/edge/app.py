@@ -20,7 +20,9 @@ from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
 from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refused_model
+from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
+from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
@@ -73,7 +75,7 @@ class Gateway:
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
-        self._reaper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         # Random once per process and then counted: as unique as a random number per call, without asking the system.
         self._call_prefix = f"c-{secrets.token_hex(8)}-"
         self._call_numbers = itertools.count(1)
@@ -85,6 +87,8 @@ class Gateway:
         await self.store.start()
         for opening in self._parts.openings:
             await self.store.submit(opening)
+        for declaration in self._parts.declarations:
+            await declare(self.store, declaration)
         await asyncio.to_thread(self._parts.book.load)
         # What has been loaded by now stays for good (the price book is hundreds of thousands of objects); to look
         # through it again and again for garbage was measured to be an eighth of the CPU of a call.
@@ -92,12 +96,14 @@ class Gateway:
         gc.freeze()
         # And what a call makes is gone with it; next to nothing of it is in a cycle.
         gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
-        self._reaper = asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))
+        self._tasks = [asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))]
+        if self._settings.ledger.keep_days is not None:
+            self._tasks.append(asyncio.create_task(keep_compact(self.store, self._settings.ledger.keep_days)))
 
     async def stop(self) -> None:
         """Write every settlement, then close."""
-        if self._reaper is not None:
-            self._reaper.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self._parts.gate.ledger.drain()
         await self._parts.gate.upstream.close()
         await self.store.close()

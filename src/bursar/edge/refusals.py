@@ -11,6 +11,7 @@ from bursar.call import Refused
 from bursar.clock import SECOND, Instant
 from bursar.edge.callers import Unauthorized
 from bursar.ledger.account import Denied, Reason, Taken, TooManyRuns, Unit
+from bursar.ledger.periods import LIFETIME, people, spec_of
 from bursar.money import Money
 from bursar.pricing.rates import Unpriced
 from bursar.proxy import Failure
@@ -122,6 +123,7 @@ def _denied(denied: Denied, run: str, status: int) -> Answer:
         "scope": denied.scope,
         "account": denied.account,
         "unit": str(denied.unit),
+        "period": _period(denied) or "lifetime",
         "limit": amount(denied.unit, denied.limit),
         "captured": amount(denied.unit, denied.captured),
         "held": amount(denied.unit, denied.held),
@@ -151,12 +153,21 @@ def _denied(denied: Denied, run: str, status: int) -> Answer:
 
 def _cap_message(denied: Denied, state: str) -> str:
     unit = denied.unit
+    per = f" per {_period(denied)}" if _period(denied) else ""
     figures = f"{shown(unit, denied.captured)} spent, {shown(unit, denied.held)} held"
     asked = f"this call may take up to {shown(unit, denied.asked)}"
+    advice = _ADVICE[denied.reason]
+    if denied.reason is Reason.EXHAUSTED and denied.resets_at is not None:
+        advice = f"there is more at {_iso(denied.resets_at)}; until then {advice}"
     return (
-        f"bursar: the cap of {shown(unit, denied.limit)} on {denied.scope} {state} ({figures}, {asked}); "
-        f"{_ADVICE[denied.reason]}"
+        f"bursar: the cap of {shown(unit, denied.limit)}{per} on {denied.scope} {state} ({figures}, {asked}); {advice}"
     )
+
+
+def _period(denied: Denied) -> str:
+    """Give the period of the budget that said no, as people write it; empty for the cap of a lifetime."""
+    spec = spec_of(denied.account.rpartition("/")[2])
+    return "" if spec == LIFETIME else people(spec)
 
 
 def amount(unit: Unit, value: int) -> str | int:

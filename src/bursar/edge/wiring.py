@@ -12,8 +12,10 @@ from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
 from bursar.edge.callers import LOCAL_KEY, Caller, digest
-from bursar.ledger.account import Limits, OpenScope, Operation, SetLimit, Unit
+from bursar.edge.declared import Declaration
+from bursar.ledger.account import Budget, Limits, OpenScope, Unit
 from bursar.ledger.hold import Ledger
+from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import Store
 from bursar.pricing.book import Book, Terms, regional_percent
 from bursar.pricing.own import OwnModel
@@ -39,8 +41,10 @@ class Parts:
     """The keys of the settings, by the digest of their secret."""
     rules: Mapping[str, Caller]
     """The keys of the settings, by name."""
-    openings: tuple[Operation, ...]
-    """What makes the ledger know the declared keys and their limits."""
+    openings: tuple[OpenScope, ...]
+    """What makes the ledger know the declared keys."""
+    declarations: tuple[Declaration, ...]
+    """The limits of the declared keys."""
     missing_keys: Mapping[str, str]
     """For each upstream whose secret is not set: what to do about it."""
     refusal_status: int
@@ -79,6 +83,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         declared=_by_digest(rules, settings),
         rules=rules,
         openings=_openings(settings),
+        declarations=_declarations(settings),
         missing_keys={
             name: f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
             for name, upstream in settings.upstreams.items()
@@ -177,12 +182,25 @@ def _by_digest(rules: Mapping[str, Caller], settings: Settings) -> dict[str, Cal
     return found
 
 
-def _openings(settings: Settings) -> tuple[Operation, ...]:
+def _openings(settings: Settings) -> tuple[OpenScope, ...]:
+    local = OpenScope(scope=f"key:{LOCAL_KEY}", owner="", limits=Limits())
+    keys = [
+        OpenScope(scope=f"key:{name}", owner="", limits=key.limits, budgets=settings.budgets(name))
+        for name, key in settings.keys.items()
+    ]
+    return (local, *keys)
+
+
+def _declarations(settings: Settings) -> tuple[Declaration, ...]:
     """A declared key has the declared limits, whatever it was opened with before."""
-    operations: list[Operation] = [OpenScope(scope=f"key:{LOCAL_KEY}", owner="", limits=Limits())]
-    for name, key in settings.keys.items():
-        scope = f"key:{name}"
-        operations.append(OpenScope(scope=scope, owner="", limits=key.limits))
-        operations.append(SetLimit(scope=scope, unit=Unit.USD, limit=key.limits.usd))
-        operations.append(SetLimit(scope=scope, unit=Unit.CALLS, limit=key.limits.calls))
-    return tuple(operations)
+    return tuple(
+        Declaration(
+            f"key:{name}",
+            (
+                Budget(Unit.USD, key.limits.usd, LIFETIME),
+                Budget(Unit.CALLS, key.limits.calls, LIFETIME),
+                *settings.budgets(name),
+            ),
+        )
+        for name, key in settings.keys.items()
+    )

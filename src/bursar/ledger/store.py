@@ -227,6 +227,14 @@ class Store(Protocol):
         """Replay all entries and give every place where the balances and holds differ from them."""
         ...
 
+    async def declared(self, scope: str) -> str:
+        """Give what the settings last said about a scope; empty where they never did."""
+        ...
+
+    async def declare(self, scope: str, text: str) -> None:
+        """Remember what the settings say about a scope, once that is in force."""
+        ...
+
     async def survey(self) -> Adopted:
         """Compare a ledger with what this machine knows of it, and change nothing; works without `start`.
 

@@ -330,6 +330,18 @@ class PostgresStore:
 
         await self._ticket(work)
 
+    async def declared(self, scope: str) -> str:
+        """Give what the settings last said about a scope."""
+        return str(await self._read(lambda connection: connection.fetchval(SQL["read_declared"], scope)) or "")
+
+    async def declare(self, scope: str, text: str) -> None:
+        """Remember what the settings say about a scope."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(SQL["write_declared"], scope, text, await self._now(connection))
+
+        await self._ticket(work)
+
     async def revoke_key(self, name: str) -> int:
         """Revoke every key of this name; give how many there were."""
         return await self._revoke("revoke_keys", name)

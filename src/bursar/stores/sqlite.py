@@ -162,6 +162,20 @@ class SqliteStore:
         row = (digest, name, run, limits_json, self._clock.now())
         await self._work(lambda connection: connection.execute(SQL["write_key"], row).rowcount)
 
+    async def declared(self, scope: str) -> str:
+        """Give what the settings last said about a scope."""
+
+        def read(connection: sqlite3.Connection) -> str:
+            row = connection.execute(SQL["read_declared"], (scope,)).fetchone()
+            return "" if row is None else str(row[0])
+
+        return await self._read(read)
+
+    async def declare(self, scope: str, text: str) -> None:
+        """Remember what the settings say about a scope."""
+        row = (scope, text, self._clock.now())
+        await self._work(lambda connection: connection.execute(SQL["write_declared"], row).rowcount)
+
     async def revoke_key(self, name: str) -> int:
         """Revoke every key of this name; give how many there were."""
         return await self._revoke("revoke_keys", name)

@@ -165,6 +165,13 @@ CREATE TABLE bursar.keys (
 
 CREATE INDEX keys_by_name ON bursar.keys (name);
 
+-- What the settings last said about the limits of a scope: they are set anew when that changes, and not at every start.
+CREATE TABLE bursar.declarations (
+    scope text COLLATE "C" NOT NULL PRIMARY KEY,
+    declared text NOT NULL,
+    at bigint NOT NULL
+);
+
 -- What the entries up to meta.base_seq came to, and which holds of that time are still in the books.
 CREATE TABLE bursar.base_accounts (
     account text COLLATE "C" NOT NULL PRIMARY KEY,

@@ -149,6 +149,13 @@ INSERT INTO bursar.keys (digest, name, run, limits_json, created_at, revoked_at)
 ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json
 RETURNING digest;
 
+-- name: read_declared
+SELECT declared FROM bursar.declarations WHERE scope = $1;
+
+-- name: write_declared
+INSERT INTO bursar.declarations (scope, declared, at) VALUES ($1, $2, $3)
+ON CONFLICT (scope) DO UPDATE SET declared = excluded.declared, at = excluded.at;
+
 -- name: revoke_secret
 UPDATE bursar.keys SET revoked_at = $1 WHERE digest = $2 AND revoked_at IS NULL RETURNING digest;
 
@@ -481,7 +488,8 @@ BEGIN
     GRANT USAGE ON SCHEMA bursar TO bursar_gateway;
     GRANT SELECT ON ALL TABLES IN SCHEMA bursar TO bursar_gateway;
     GRANT INSERT ON bursar.entries, bursar.holds, bursar.accounts, bursar.scopes, bursar.workers, bursar.keys,
-        bursar.claims, bursar.quarantine TO bursar_gateway;
+        bursar.claims, bursar.quarantine, bursar.declarations TO bursar_gateway;
+    GRANT UPDATE (declared, at) ON bursar.declarations TO bursar_gateway;
     GRANT UPDATE (cap, ceiling, held, captured, overrun, state, counts) ON bursar.accounts TO bursar_gateway;
     GRANT UPDATE (state, accounts, captured_usd, captured_calls, captured_tokens, overrun_usd, overrun_calls,
         overrun_tokens, settled_at, basis, why) ON bursar.holds TO bursar_gateway;

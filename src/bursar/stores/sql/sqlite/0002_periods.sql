@@ -18,6 +18,13 @@ CREATE TABLE claims (
 
 CREATE INDEX claims_by_call ON claims (call_id);
 
+-- What the settings last said about the limits of a scope: they are set anew when that changes, and not at every start.
+CREATE TABLE declarations (
+    scope TEXT NOT NULL PRIMARY KEY,
+    declared TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- What the entries up to meta.base_seq came to, and which holds of that time are still in the books.
 CREATE TABLE base_accounts (
     account TEXT NOT NULL PRIMARY KEY,

@@ -109,6 +109,13 @@ INSERT INTO workers (worker, started_at, fenced_at) VALUES (?1, ?2, NULL);
 INSERT INTO keys (digest, name, run, limits_json, created_at, revoked_at) VALUES (?1, ?2, ?3, ?4, ?5, NULL)
 ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json;
 
+-- name: read_declared
+SELECT declared FROM declarations WHERE scope = ?1;
+
+-- name: write_declared
+INSERT INTO declarations (scope, declared, at) VALUES (?1, ?2, ?3)
+ON CONFLICT (scope) DO UPDATE SET declared = excluded.declared, at = excluded.at;
+
 -- name: revoke_secret
 UPDATE keys SET revoked_at = ?1 WHERE digest = ?2 AND revoked_at IS NULL;
 
