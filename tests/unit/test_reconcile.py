@@ -32,7 +32,9 @@ from click.testing import CliRunner, Result
 from bursar.cli.bills.chart import bar, svg
 from bursar.cli.bills.compare import day_number
 from bursar.cli.bills.post import PostError, Posting, post, postings
+from bursar.cli.common import FailedError
 from bursar.cli.main import cli
+from bursar.cli.reconcile import Account, Days, sections
 from bursar.clock import SECOND, Instant
 from bursar.ledger.account import (
     AccountState,
@@ -46,6 +48,7 @@ from bursar.ledger.account import (
     SetState,
     Settle,
 )
+from bursar.settings import LedgerSettings, Settings
 from bursar.stores.sqlite import SqliteStore
 
 NEXT = DAY + datetime.timedelta(days=1)
@@ -235,6 +238,39 @@ def test_openai_usage_is_priced_by_the_book_and_an_unknown_tier_is_not(ledger: P
     unpriced = write(tmp_path / "usage.json", openai_page(openai_bucket(DAY, *rows)))
     call(ledger, "--openai-usage", unpriced, "--json", str(out))
     assert lines_of(out)[0][4] is None
+
+
+def test_days_whose_calls_were_folded_away_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ledger = tmp_path / "ledger.db"
+    later = DAY + datetime.timedelta(days=60)
+    asyncio.run(fill(ledger, [(DAY, "openai", "gpt-5", USD), (later, "openai", "gpt-5", 2 * USD)]))
+
+    async def fold() -> None:
+        store = SqliteStore(ledger, Hands(later))
+        await store.start()
+        done = await store.compact(30, 1000)
+        await store.close()
+        assert (done.findings, done.holds) == ((), 1)
+
+    bill = write(
+        tmp_path / "costs.json",
+        openai_page(openai_bucket(DAY, openai_cost("gpt-5, i", 1)), openai_bucket(later, openai_cost("gpt-5, i", 2))),
+    )
+    today = later + datetime.timedelta(days=1)
+    days = lines_of_days(ledger, bill, today)
+    assert days == ["2026-11-10", "2027-01-09"]
+    asyncio.run(fold())
+    with pytest.raises(FailedError, match="2026-11-10 were folded away; compare from 2027-01-10 on"):
+        lines_of_days(ledger, bill, today)
+
+
+def lines_of_days(ledger: Path, bill: str, today: datetime.date) -> list[str]:
+    """Compare as of a day that is yet to come."""
+    settings = Settings(ledger=LedgerSettings(url=f"sqlite:///{ledger}"))
+    accounts = {"openai": Account(("openai",), "", "")}
+    (section,) = asyncio.run(sections(settings, {"openai-costs": bill}, accounts, Days(None, None, today)))
+    return [line.day.isoformat() for line in section.lines]
 
 
 # ---- drawing --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from anthropic.types.beta.organization import BetaAnalyticsCostReportTimeBucket
 from bill_samples import (
     DAY,
     anthropic_bucket,
@@ -19,6 +20,8 @@ from bill_samples import (
     openai_page,
     openai_usage,
 )
+from openai.types.admin.organization import UsageCompletionsResponse, UsageCostsResponse
+from openai.types.admin.organization.usage_costs_response import DataResultOrganizationCostsResult
 
 from bursar.cli.bills.reports import KINDS, Billed, Report, ReportError, Tokens, page_after, read_report
 
@@ -118,6 +121,28 @@ def test_anthropic_usage_keeps_what_makes_the_price_and_names_searches_apart() -
         ("claude-opus-4-6 (batch)", "claude-opus-4-6", "batch", 0),
     ]
     assert report.rows[0].tokens == Tokens(1500, 500, 200, 500, 1000)
+
+
+def test_the_samples_of_openai_are_what_its_sdk_expects() -> None:
+    """So that these tests are about the provider's shapes, and not about our idea of them."""
+    cost, usage = openai_cost("gpt-5, input", 0.06, project="p"), openai_usage("gpt-5", batch=False)
+    page = openai_page(openai_bucket(DAY, cost), next_page="p2")
+    found = UsageCostsResponse.model_validate(page, strict=True)
+    (result,) = found.data[0].results
+    assert isinstance(result, DataResultOrganizationCostsResult)
+    assert result.amount is not None
+    assert (result.amount.value, result.line_item, found.next_page) == (0.06, "gpt-5, input", "p2")
+    tokens = UsageCompletionsResponse.model_validate(openai_page(openai_bucket(DAY, usage)), strict=True)
+    assert tokens.data[0].results[0].object == "organization.usage.completions.result"
+
+
+def test_the_samples_of_anthropic_are_what_its_sdk_expects() -> None:
+    """Its SDK has the newer analytics report, whose rows also say the list price; they are read as well."""
+    cost = {**anthropic_cost("claude-sonnet-4-5", "123.45"), "list_amount": "150", "requests": None}
+    bucket = anthropic_bucket(DAY, cost)
+    assert BetaAnalyticsCostReportTimeBucket.model_validate(bucket).results[0].amount == "123.45"
+    report = read_report(CLAUDE_COSTS, json.dumps(anthropic_page(bucket)))
+    assert [(row.model, row.usd) for row in report.rows] == [("claude-sonnet-4-5", Decimal("1.2345"))]
 
 
 def test_one_project_or_workspace_can_be_picked_out() -> None:

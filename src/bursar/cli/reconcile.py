@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bursar.cli.bills.compare import Line, Price
     from bursar.cli.bills.post import Posted
     from bursar.cli.bills.reports import Billed, Kind, Report
+    from bursar.ledger.store import Store
     from bursar.money import Money
     from bursar.settings import Settings
 
@@ -150,20 +151,20 @@ def reconcile(
     }
     settings = settings_for(config, ledger)
     days = Days(_day(first), _day(last), datetime.datetime.now(datetime.UTC).date())
-    sections = run_async(_sections(settings, sources, accounts, days))
-    posted = run_async(_post(settings, sections)) if posts else None
+    found = run_async(sections(settings, sources, accounts, days))
+    posted = run_async(_post(settings, found)) if posts else None
     if json_file is not None:
-        json.dump([_section_facts(section) for section in sections], json_file, indent=2)
+        json.dump([_section_facts(section) for section in found], json_file, indent=2)
         json_file.write("\n")
     if svg_file is not None:
         from bursar.cli.bills.chart import by_day, svg
 
-        svg_file.write(svg({_title(section): by_day(section.lines) for section in sections}))
-    for section in sections:
+        svg_file.write(svg({_title(section): by_day(section.lines) for section in found}))
+    for section in found:
         _show(section, tolerance.nanodollars)
     if posted is not None:
         click.echo(f"posted: {posted.made} new, {posted.corrected} corrected, {posted.unchanged} as before")
-    _end(sections, tolerance.nanodollars)
+    _end(found, tolerance.nanodollars)
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -176,12 +177,13 @@ def _day(given: str | None) -> datetime.date | None:
         raise WrongSettingsError(f"{given} is not a date such as 2026-11-23") from None
 
 
-async def _sections(
+async def sections(
     settings: Settings, sources: Mapping[str, str], accounts: Mapping[str, Account], days: Days
 ) -> list[Section]:
+    """Read every report and compare it with the ledger; raises FailedError."""
     from bursar.cli.bills.reports import KINDS, ReportError, read_report
 
-    sections = []
+    found = []
     for name, source in sources.items():
         kind = KINDS[name]
         account = accounts[kind.provider]
@@ -192,8 +194,8 @@ async def _sections(
         except ReportError as error:
             raise FailedError(f"the {name} report of {source}: {error}") from None
         digest = hashlib.sha256(text.encode()).hexdigest()
-        sections.append(Section(kind, digest, await _lines(settings, report, account, asked)))
-    return sections
+        found.append(Section(kind, digest, await _lines(settings, report, account, asked)))
+    return found
 
 
 def _whole_week(days: Days) -> Days:
@@ -234,9 +236,23 @@ async def _lines(settings: Settings, report: Report, account: Account, days: Day
 
     chosen = days.of(report)
     async with existing_books(settings) as store:
+        await _ensure_kept(store, min(chosen))
         spent = await store.spent_by_day(day_number(min(chosen)), day_number(max(chosen)))
     ours = [row for row in spent if row.upstream in account.upstreams]
     return compare(report, ours, chosen, _price(settings, account.upstreams[0]))
+
+
+async def _ensure_kept(store: Store, first: datetime.date) -> None:
+    """Refuse days whose calls were folded away: their sums would be too low, and nobody would see why."""
+    from bursar.cli.bills.compare import EPOCH
+    from bursar.clock import SECOND
+
+    async for entry in store.entries():
+        oldest = EPOCH + datetime.timedelta(seconds=entry.at // SECOND)
+        if entry.seq > 1 and first <= oldest:
+            after = oldest + datetime.timedelta(days=1)
+            raise FailedError(f"the calls of {first} were folded away; compare from {after} on (--from {after})")
+        return
 
 
 def _price(settings: Settings, upstream: str) -> Price:
