@@ -6,11 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_pricing_newer import LATER, LIMITS, MODEL, NOW, limits, rates
 
 from bursar.clock import SECOND, Instant
 from bursar.pricing.book import Book
 from bursar.pricing.newer import pack
+from bursar.pricing.rates import Card, rates_at
 from bursar.pricing.update import Change, Kind, changes
 
 ROW = [1000, 100, 100_000, 2_000_000, 100]
@@ -132,3 +135,48 @@ def test_prices_by_the_time_of_day_are_compared_for_every_hour_and_come_to_an_en
 def test_the_source_of_the_limits_is_no_change() -> None:
     assert LIMITS["made_on"] != LATER
     assert found(book(MODEL), book(MODEL)) == []
+
+
+# ---- properties -----------------------------------------------------------------------------------------------------
+
+MICRO = st.integers(1, 40).map(lambda tenths: tenths * 100_000)
+PRICES = st.fixed_dictionaries(
+    {"input": MICRO, "output": MICRO}, optional={"cache_read": MICRO, "cliff": MICRO, "flex": MICRO}
+)
+
+
+def drawn(prices: dict[str, int]) -> Book:
+    """Give a book with one model at these prices, in picodollars per token."""
+    usd = {name: picodollars / 1_000_000 for name, picodollars in prices.items()}
+    made: dict[str, Any] = {"input_mtok": usd["input"], "output_mtok": usd["output"]}
+    if "cliff" in usd:
+        made["output_mtok"] = {"base": usd["output"], "tiers": [{"start": 500, "price": usd["cliff"]}]}
+    if "cache_read" in usd:
+        made["cache_read_mtok"] = usd["cache_read"]
+    model: dict[str, Any] = {**MODEL, "prices": made}
+    if "flex" in usd:
+        flex = {**made, "input_mtok": usd["flex"]}
+        model["price_variants"] = [{"when": {"service_tier": "flex"}, "prices": flex}]
+    return book(model, row=[1000, 100, prices["input"], prices["output"], 100])
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(PRICES, PRICES, st.integers(1, 1000))
+def test_a_book_without_a_word_of_warning_makes_no_call_cheaper(
+    old: dict[str, int], new: dict[str, int], input_tokens: int
+) -> None:
+    before, after = (drawn(prices).card("openai", "gpt-7", NOW) for prices in (old, new))
+    assert isinstance(before, Card)
+    assert isinstance(after, Card)
+    kinds = {kind for *_, kind in found(drawn(old), drawn(new))}
+    cheaper = [
+        (tier, name)
+        for tier in before.tiers.keys() & after.tiers.keys()
+        for name in before.tiers[tier][0].rates._fields
+        if getattr(rates_at(after.tiers[tier], input_tokens), name)
+        < getattr(rates_at(before.tiers[tier], input_tokens), name)
+    ]
+    gone = before.tiers.keys() - after.tiers.keys()
+    assert not cheaper or kinds & {Kind.CHEAPER, Kind.IMPLAUSIBLE}, cheaper
+    assert not gone or Kind.GONE in kinds
+    assert bool(kinds) == (before.tiers != after.tiers)
