@@ -28,6 +28,7 @@ PROVIDERS = {
     "mistral": "mistral",
     "openai": "openai",
     "text-completion-openai": "openai",
+    "xai": "x-ai",
 }
 MODES = {"chat", "responses", "completion", "embedding"}
 # Models that draw, speak, listen or search, which bursar does not price by the token.

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "prices.md"
 # The source computes in floats; bursar rounds up to a nanodollar.
 FLOAT_ERROR = Decimal("1e-12")
 ROW = re.compile(
-    r"\| (?P<provider>[a-z]+) \| (?P<models>`.+`) \| (?P<usages>[^|]+) \| (?P<ours>dearer|cheaper|refused) \|"
+    r"\| (?P<provider>[a-z-]+) \| (?P<models>`.+`) \| (?P<usages>[^|]+) \| (?P<ours>dearer|cheaper|refused) \|"
 )
 
 
