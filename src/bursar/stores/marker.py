@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def write(path: Path, marker: Marker) -> None:
     """Put a marker into a file, durably and at once."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     facts = {"ledger": marker.ledger, "epoch": marker.epoch, "entries": marker.entries, "at": marker.at}
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
     with draft.open("w", encoding="utf-8") as file:
         file.write(json.dumps(facts | ({"place": marker.place} if marker.place else {})) + "\n")
         file.flush()
