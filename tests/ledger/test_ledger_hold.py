@@ -164,7 +164,7 @@ def test_nobody_else_makes_a_hold() -> None:
         ledger = ledger_on(room_for(1))
         hold = await take(ledger)
         with pytest.raises(BrokenInvariantError, match=r"Ledger\.authorize"):
-            OpenHold(QUOTE, hold.granted, PATH, ledger, object())
+            OpenHold(QUOTE, hold.granted, authorize(), 0.0, ledger, object())
 
     run_virtual(scenario())
 
@@ -406,6 +406,7 @@ def test_a_hold_is_dispatched_unseen_only_while_it_is_fresh() -> None:
         assert len(store.submitted) == asked + 1
         store.dead = ("w1",)
         store.do(Expire("w1"))
+        await asyncio.sleep(FRESH_SECONDS + 1)
         with pytest.raises(LedgerUnavailableError, match="ended"):
             await hold.confirm()
         store.books.holds.clear()

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_kit import KEY, RUN, MemoryStore, an_ask, authorize, hold_row
+from ledger_kit import (
+    KEY,
+    PATH,
+    RUN,
+    MemoryStore,
+    a_quote,
+    an_ask,
+    authorize,
+    hold_row,
+    opened,
+    run_virtual,
+    settle_down,
+)
 
 from bursar.clock import SECOND, Instant
-from bursar.ledger.account import AccountState, Budget, Denied, Granted, Limits, OpenScope, Reason, SetState, Unit
+from bursar.ledger.account import (
+    AccountState,
+    Answer,
+    Authorize,
+    Budget,
+    Denied,
+    Expire,
+    Granted,
+    Limits,
+    OpenScope,
+    Operation,
+    Reason,
+    SetState,
+    Unit,
+)
 from bursar.ledger.audit import audit
+from bursar.ledger.hold import CONFIRMS_MAX, FRESH_SECONDS, Ledger, OpenHold, ask_of
 from bursar.ledger.periods import slot_microseconds, window_microseconds
+from bursar.ledger.store import LedgerUnavailableError, NotWrittenError
 
 COST = 3_000
 """What the ask of the kit holds, in nanodollars."""
@@ -81,3 +112,161 @@ def test_windows_and_their_replay_agree_whatever_the_clock_does(data: st.DataObj
         answer = ask(store, f"c{number}")
         assert isinstance(answer, Granted) or answer.reason in (Reason.STOPPED, Reason.EXHAUSTED, Reason.HELD)
         assert findings(store) == ()
+
+
+# ---- authorizes that arrive late ------------------------------------------------------------------------------------
+
+QUOTE = a_quote()
+HELD = ask_of(QUOTE).amounts(1000)
+
+
+def nothing_is_held(store: MemoryStore) -> bool:
+    return all(balance.held == 0 for balance in store.books.names.values())
+
+
+class LateStore(MemoryStore):
+    """Loses the first authorize of a call on its way; it arrives when `deliver` is called."""
+
+    def __init__(self, late: str) -> None:
+        super().__init__()
+        self.late = late
+        self.kept: list[Operation] = []
+        self.do(OpenScope(KEY, "", Limits()))
+        self.do(OpenScope(RUN, KEY, Limits(usd=HELD.usd)))
+
+    async def submit(self, operation: Operation) -> Answer:
+        if isinstance(operation, Authorize) and operation.call_id == self.late and not self.kept:
+            self.kept.append(operation)
+            raise LedgerUnavailableError("no answer")
+        return await super().submit(operation)
+
+    def deliver(self) -> None:
+        for operation in self.kept:
+            self.do(operation)
+
+
+def test_an_authorize_that_arrives_after_its_call_was_refused_takes_nothing() -> None:
+    async def scenario() -> None:
+        store = LateStore("c2")
+        ledger = Ledger(store, 0)
+        first = await ledger.authorize(QUOTE, "c1", PATH)
+        assert isinstance(first, OpenHold)
+        assert isinstance(await ledger.authorize(QUOTE, "c2", PATH), Denied)
+        async with first:
+            first.void("not needed")
+        await ledger.drain()
+        store.deliver()
+        assert nothing_is_held(store)
+        assert store.books.holds["c2"].state == "void"
+
+    run_virtual(scenario())
+
+
+def test_an_authorize_that_arrives_after_its_client_left_the_line_takes_nothing() -> None:
+    async def scenario() -> None:
+        store = LateStore("c2")
+        ledger = Ledger(store, 30)
+        first = await ledger.authorize(QUOTE, "c1", PATH)
+        assert isinstance(first, OpenHold)
+        waiting = asyncio.create_task(ledger.authorize(QUOTE, "c2", PATH))
+        await settle_down()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        async with first:
+            first.void("not needed")
+        await ledger.drain()
+        store.deliver()
+        assert nothing_is_held(store)
+
+    run_virtual(scenario())
+
+
+def test_a_refusal_that_nothing_is_unclear_about_leaves_no_tombstone() -> None:
+    async def scenario() -> None:
+        store = opened(Limits(usd=0))
+        ledger = Ledger(store, 0)
+        store.lose_before.append(NotWrittenError("disk full"))
+        assert isinstance(await ledger.authorize(QUOTE, "c1", PATH), Denied)
+        assert ledger.unsettled == 0
+        assert "c1" not in store.books.holds
+
+    run_virtual(scenario())
+
+
+def test_a_worker_that_is_declared_dead_while_an_answer_is_missing_gives_the_call_up() -> None:
+    async def scenario() -> None:
+        store = LateStore("c1")
+        store.books.fenced.add("w1")
+        ledger = Ledger(store, 0)
+        with pytest.raises(LedgerUnavailableError, match="declared dead"):
+            await ledger.authorize(QUOTE, "c1", PATH)
+        await ledger.drain()
+        assert store.worker == "w1+"
+        store.deliver()
+        assert nothing_is_held(store)
+
+    run_virtual(scenario())
+
+
+def test_what_the_reaper_captured_of_a_call_that_was_never_sent_is_given_back() -> None:
+    async def scenario() -> None:
+        class Reaped(LateStore):
+            async def submit(self, operation: Operation) -> Answer:
+                if isinstance(operation, Authorize) and not self.kept:
+                    self.do(operation)
+                    self.dead = ("w1",)
+                    self.do(Expire("w1"))
+                return await super().submit(operation)
+
+        store = Reaped("c1")
+        ledger = Ledger(store, 0)
+        with pytest.raises(LedgerUnavailableError, match="ended"):
+            await ledger.authorize(QUOTE, "c1", PATH)
+        await ledger.drain()
+        assert store.account(f"{RUN}/usd/lifetime").captured == 0
+
+    run_virtual(scenario())
+
+
+# ---- processes that stand still -------------------------------------------------------------------------------------
+
+
+class Standing(MemoryStore):
+    """Answers, but the answers to some of the first authorizes are read late: the process stood still meanwhile."""
+
+    def __init__(self, late: int) -> None:
+        super().__init__()
+        self.late = late
+        self.do(OpenScope(KEY, "", Limits()))
+        self.do(OpenScope(RUN, KEY, Limits()))
+
+    async def submit(self, operation: Operation) -> Answer:
+        answer: Any = await super().submit(operation)
+        if isinstance(operation, Authorize) and self.late:
+            self.late -= 1
+            await asyncio.sleep(FRESH_SECONDS + 1)
+        return answer
+
+
+@pytest.mark.parametrize("late", range(CONFIRMS_MAX + 1))
+def test_a_hold_whose_answer_was_read_late_is_confirmed_before_it_is_sent(late: int) -> None:
+    async def scenario() -> None:
+        store = Standing(late)
+        hold = await Ledger(store, 0).authorize(QUOTE, "c1", PATH)
+        assert isinstance(hold, OpenHold)
+        asked = len(store.submitted)
+        await hold.confirm()
+        assert len(store.submitted) == asked + late
+
+    run_virtual(scenario())
+
+
+def test_a_hold_that_nobody_can_confirm_in_time_is_not_sent() -> None:
+    async def scenario() -> None:
+        store = Standing(1 + CONFIRMS_MAX)
+        hold = await Ledger(store, 0).authorize(QUOTE, "c1", PATH)
+        assert isinstance(hold, OpenHold)
+        with pytest.raises(LedgerUnavailableError, match="too late"):
+            await hold.confirm()
+
+    run_virtual(scenario())

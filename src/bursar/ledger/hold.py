@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from bursar.call import Usage
@@ -39,7 +40,8 @@ RENEWALS_MAX = 3
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 2.0
 FRESH_SECONDS = 2.0
-"""How long after its grant a hold may be dispatched unseen; a process that was stopped meanwhile asks again."""
+"""How long after it was asked for a hold may be dispatched unseen; a process that was stopped meanwhile asks again."""
+CONFIRMS_MAX = 3
 
 
 class OpenHold:
@@ -53,7 +55,9 @@ class OpenHold:
         *("settled", "worker"),
     )
 
-    def __init__(self, quote: Quote, granted: Granted, op: Authorize, ledger: Ledger, seal: object) -> None:
+    def __init__(
+        self, quote: Quote, granted: Granted, op: Authorize, asked_at: float, ledger: Ledger, seal: object
+    ) -> None:
         ensure(seal is _SEAL, "an OpenHold is made by Ledger.authorize only")
         self.quote: Final = quote
         self.granted: Final = granted
@@ -64,7 +68,8 @@ class OpenHold:
         """What the call did cost, once that is known; None while it is not, and for ever when it is presumed."""
         self._op: Final = op
         self._ledger = ledger
-        self._fresh_until = asyncio.get_running_loop().time() + FRESH_SECONDS
+        # From when it was asked for: a process may be stopped between the commit and the answer, too.
+        self._fresh_until = asked_at + FRESH_SECONDS
         self._end: Settle | Void | None = None
         self._task: asyncio.Task[Answer] | None = None
 
@@ -74,8 +79,13 @@ class OpenHold:
         A process that stood still (SIGSTOP, a suspended machine) may have been declared dead while it slept, and what
         it held was captured: it must not send then. The clock of the event loop goes on while a process is stopped.
         """
-        if asyncio.get_running_loop().time() > self._fresh_until:
-            await self._ledger.confirm(self._op)
+        loop = asyncio.get_running_loop()
+        for _ in range(CONFIRMS_MAX):
+            if loop.time() <= self._fresh_until:
+                return
+            self._fresh_until = await self._ledger.confirm(self._op) + FRESH_SECONDS
+        if loop.time() > self._fresh_until:
+            raise LedgerUnavailableError("the ledger answers too late to be sure that this hold is still open")
 
     def dispatch(self) -> None:
         """Mark the one dispatch that this hold pays for; a second one raises BrokenInvariantError."""
@@ -151,6 +161,16 @@ class _FencedError(Exception):
         self.worker = worker
 
 
+@dataclass(slots=True)
+class _Asking:
+    """What has become of the authorizes of one call so far."""
+
+    asked_at: float = 0.0
+    """When the last one was said, by the clock of the event loop."""
+    may_be_taken: bool = False
+    """Whether there may be a hold, now or later, that nobody was told of: an answer is missing."""
+
+
 class Ledger:
     """Authorizes quotes on a store, lets calls wait their turn, and owns every settlement until it is written."""
 
@@ -185,33 +205,48 @@ class Ledger:
         Raises LedgerUnavailableError. When the caller is cancelled while it waits, nothing stays taken.
         """
         for _ in range(RENEWALS_MAX):
+            asking = _Asking()
             try:
-                return await self._authorize(quote, call_id, scopes, also)
+                return await self._authorize(quote, call_id, scopes, also, asking)
             except _FencedError as fenced:
-                # Nothing was taken: whoever was declared dead asks again as somebody new.
+                # Whoever was declared dead asks again as somebody new, if it is certain that nothing was taken.
                 await self._store.renew(fenced.worker)
+                if asking.may_be_taken:
+                    raise LedgerUnavailableError(str(fenced)) from fenced
         raise LedgerUnavailableError("this process is declared dead again and again; are its locks on a local disk?")
 
     async def _authorize(
-        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...]
+        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...], asking: _Asking
     ) -> OpenHold | Denied:
         waits = self._wait_seconds_max > 0
         model, upstream = quote.call.model, quote.call.upstream
         op = Authorize(call_id, self.worker, scopes, ask_of(quote), model, upstream, not waits, also)
-        ahead = self._queues.ahead_of(op) if waits else None
-        answer: Granted | Denied = ahead if ahead is not None else await self._ask(op)
-        if waits and isinstance(answer, Denied) and answer.reason is Reason.HELD:
-            answer = await self._queues.wait_turn(op, answer, self._ask, self._wait_seconds_max)
-        if isinstance(answer, Denied):
-            return answer
-        return OpenHold(quote, answer, op, self, _SEAL)
-
-    async def confirm(self, op: Authorize) -> None:
-        """Ask again for a hold that was granted a while ago; raises LedgerUnavailableError when it is not open."""
+        ask = partial(self._ask, asking)
+        answer: Granted | Denied | None = self._queues.ahead_of(op) if waits else None
+        hold: OpenHold | None = None
         try:
-            await self._ask(op)
+            if answer is None:
+                answer = await ask(op)
+            if waits and isinstance(answer, Denied) and answer.reason is Reason.HELD:
+                answer = await self._queues.wait_turn(op, answer, ask, self._wait_seconds_max)
+            if isinstance(answer, Denied):
+                return answer
+            hold = OpenHold(quote, answer, op, asking.asked_at, self, _SEAL)
+            return hold
+        finally:
+            if hold is None and asking.may_be_taken:
+                # Also after a refusal: an authorize that is late may still be granted, and nobody would settle it.
+                self._give_back(op)
+
+    async def confirm(self, op: Authorize) -> float:
+        """Ask again for a hold that was granted a while ago, and say when; raises LedgerUnavailableError when it is
+        not open."""
+        asking = _Asking()
+        try:
+            await self._ask(asking, op)
         except _FencedError as error:
             raise LedgerUnavailableError(str(error)) from error
+        return asking.asked_at
 
     async def drain(self) -> None:
         """Wait until every settlement that this ledger owns is written."""
@@ -220,12 +255,8 @@ class Ledger:
 
     # ---- asking --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, op: Authorize) -> Granted | Denied:
-        try:
-            answer = await self._replaying(op)
-        except asyncio.CancelledError:
-            self._give_back(op, "the caller left before the call was sent")
-            raise
+    async def _ask(self, asking: _Asking, op: Authorize) -> Granted | Denied:
+        answer = await self._replaying(asking, op)
         match answer:
             case Denied():
                 return answer
@@ -240,26 +271,33 @@ class Ledger:
             case _:
                 raise BrokenInvariantError(f"not an answer to an authorize: {answer!r}")
 
-    async def _replaying(self, op: Authorize) -> Answer:
+    async def _replaying(self, asking: _Asking, op: Authorize) -> Answer:
         """Ask; when the reply is lost ask the same again, which finds what was granted the first time."""
-        is_unsure = False
         for _ in range(REPLAYS_MAX):
             try:
-                return await self._store.submit(op)
-            except NotWrittenError:
-                pass
+                return await self._said(asking, op)
             except LedgerUnavailableError:
-                is_unsure = True
-        try:
-            return await self._store.submit(op)
-        except LedgerUnavailableError as error:
-            if is_unsure or not isinstance(error, NotWrittenError):
-                self._give_back(op, "no answer came from the ledger, and the call was not sent")
-            raise
+                pass
+        return await self._said(asking, op)
 
-    def _give_back(self, op: Authorize, proof: str) -> None:
+    async def _said(self, asking: _Asking, op: Authorize) -> Answer:
+        """Say an authorize once, and note whether it may still be granted unheard."""
+        was_unsure = asking.may_be_taken
+        asking.may_be_taken = True
+        asking.asked_at = asyncio.get_running_loop().time()
+        try:
+            answer = await self._store.submit(op)
+        except NotWrittenError:
+            asking.may_be_taken = was_unsure
+            raise
+        asking.may_be_taken = was_unsure
+        return answer
+
+    def _give_back(self, op: Authorize) -> None:
         """Void a hold that may or may not have been taken; where it was not, a tombstone keeps it from being."""
-        self.own(self.write(Void(op.call_id, op.worker, proof), op))
+        self.own(
+            self.write(Void(op.call_id, op.worker, "the call was not sent, and no answer came that it is held"), op)
+        )
 
     # ---- settling ------------------------------------------------------------------------------------------------
 
