@@ -132,7 +132,7 @@ SELECT value FROM meta WHERE name = ?1;
 SELECT (SELECT value FROM meta WHERE name = 'ledger'),
        coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'epoch'), 0),
        coalesce((SELECT max(seq) FROM entries), 0),
-       coalesce((SELECT at FROM entries ORDER BY seq DESC LIMIT 1), 0);
+       coalesce((SELECT at FROM entries WHERE seq = (SELECT max(seq) FROM entries)), 0);
 
 -- name: read_accounts
 SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at
@@ -166,7 +166,7 @@ FROM holds ORDER BY id DESC LIMIT ?1;
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
        settled_at, basis, why
-FROM holds WHERE state = 'open' ORDER BY id DESC LIMIT ?1;
+FROM holds INDEXED BY holds_open WHERE state = 'open' ORDER BY id DESC LIMIT ?1;
 
 -- name: read_holds_in_state
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
