@@ -65,6 +65,10 @@ class CallSettled:
     captured_nanodollars: int
     overrun_nanodollars: int
     why: str
+    held_nanodollars: int = 0
+    captured_tokens: int = 0
+    overrun_tokens: int = 0
+    held_tokens: int = 0
 
 
 Event = CallGranted | CallDenied | CallRefused | CallSettled
@@ -93,7 +97,18 @@ class EventBus:
 
 
 def _log_event(event: Event) -> None:
-    if isinstance(event, CallSettled) and event.overrun_nanodollars:
-        _log.error("overrun %s", asdict(event))
+    if isinstance(event, CallSettled) and (event.overrun_nanodollars or event.overrun_tokens):
+        _log.error(
+            "overrun: %s cost %d nanodollars and %d tokens, %d and %d were held; its run is stopped, and %s is let "
+            "through no more until `bursar prices clear %s`: %s",
+            event.call_id,
+            event.captured_nanodollars + event.overrun_nanodollars,
+            event.captured_tokens + event.overrun_tokens,
+            event.held_nanodollars,
+            event.held_tokens,
+            event.model,
+            event.model,
+            asdict(event),
+        )
     elif _log.isEnabledFor(logging.INFO):
         _log.info("%s %s", type(event).__name__, asdict(event))

@@ -220,7 +220,9 @@ class HttpClient:
 
     def _tell_settled(self) -> None:
         settled = None if self._hold is None else self._hold.settled
-        if self._hold is not None and settled is not None and (settled.overrun.usd or self._events.has_listeners):
+        if self._hold is None or settled is None:
+            return
+        if settled.overrun.usd or settled.overrun.tokens or self._events.has_listeners:
             self._events.emit(
                 CallSettled(
                     call_id=self._hold.granted.call_id,
@@ -231,6 +233,10 @@ class HttpClient:
                     captured_nanodollars=settled.captured.usd,
                     overrun_nanodollars=settled.overrun.usd,
                     why=self._hold.why,
+                    held_nanodollars=self._hold.granted.held.usd,
+                    captured_tokens=settled.captured.tokens,
+                    overrun_tokens=settled.overrun.tokens,
+                    held_tokens=self._hold.granted.held.tokens,
                 )
             )
 
