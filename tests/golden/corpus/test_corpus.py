@@ -22,7 +22,9 @@ from bursar.upstream.providers import PROVIDERS
 
 NOON = Instant(1_795_435_200_000_000)
 """2026-11-23T12:00Z, outside the hours at which DeepSeek is dearer."""
-PROVIDER_OF = {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {"gemini": "google"}
+PROVIDER_OF = {
+    name: PROVIDERS[name].prices for name in ("openai", "anthropic", "deepseek", "gemini", "groq", "mistral", "xai")
+}
 BOOK = Book({}, PROVIDER_OF)
 ALL = [pytest.param(file, pair, id=f"{file.parent.name}/{file.stem}") for file, pair in pairs()]
 
@@ -31,9 +33,25 @@ def call_of(pair: dict[str, Any]) -> Call:
     route = find(pair["path"])
     assert route is not None
     upstream = pair.get("upstream", route.upstream)
-    call = route.dialect.parse(Request(upstream, route.path, pair.get("headers", {}), request_bytes(pair)))
+    return parsed(upstream, pair, request_bytes(pair))
+
+
+def parsed(upstream: str, pair: dict[str, Any], body: bytes) -> Call:
+    route = find(pair["path"])
+    assert route is not None
+    call = route.dialect.parse(Request(upstream, route.path, pair.get("headers", {}), body, ways(upstream)))
     assert isinstance(call, Call), call
     return call
+
+
+def ways(upstream: str) -> Quirks:
+    provider = PROVIDERS[upstream]
+    return Quirks(
+        output_field=provider.output_field,
+        takes_stream_options=provider.takes_stream_options,
+        takes_service_tier=provider.takes_service_tier,
+        usage=provider.usage,
+    )
 
 
 def quote_of(call: Call) -> Quote:
@@ -95,9 +113,8 @@ def test_what_is_sent_keeps_the_bound_that_was_held(file: Path, pair: dict[str, 
     route = find(pair["path"])
     assert route is not None
     quote = quote_of(call)
-    sent = route.dialect.render(call, quote.output_tokens, Quirks())
-    again = route.dialect.parse(Request(call.upstream, route.path, pair.get("headers", {}), sent))
-    assert isinstance(again, Call), again
+    sent = route.dialect.render(call, quote.output_tokens, ways(call.upstream))
+    again = parsed(call.upstream, pair, sent)
     assert again.output.tokens_asked == quote.output_tokens
     assert (again.service_tier, again.output.choices) == (call.service_tier, call.output.choices)
 

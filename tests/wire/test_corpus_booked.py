@@ -17,7 +17,7 @@ from bursar.clock import Instant
 CORPUS = Path(__file__).parents[1] / "golden" / "corpus" / "corpus_sums.py"
 NOON = Instant(1_795_435_200_000_000)
 """2026-11-23T12:00Z: prices change with the day, and some with the hour."""
-UPSTREAMS = ("openai", "anthropic", "gemini", "deepseek", "mistral", "groq")
+UPSTREAMS = ("openai", "anthropic", "gemini", "deepseek", "mistral", "groq", "xai")
 
 
 class Noon:
