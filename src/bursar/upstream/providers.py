@@ -249,6 +249,8 @@ PROVIDERS: Mapping[str, Provider] = {
         # An error status precedes every token, and what has no completion is not billed (its FAQ).
         unbilled_statuses=_ALL_ERRORS,
         allow_fields=frozenset({"provider", "reasoning", "include_reasoning", "transforms"}),
+        # Where the charge had to be asked for; it is always told by now.
+        set_fields={"usage": '{"include":true}'},
         price_ceiling_field="provider",
         usage=UsageRules(reports_cost=True),
     ),
