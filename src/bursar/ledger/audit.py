@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from bursar.clock import Instant
@@ -462,17 +463,20 @@ def _booked(hold: HoldRow) -> tuple[object, ...]:
     return (hold.state.value, hold.accounts, *amounts)
 
 
+@lru_cache(maxsize=65_536)
 def _budget(name: str) -> str:
     scope_and_unit, _, period = name.rpartition("/")
     return f"{scope_and_unit}/{period.partition(' ')[0]}"
 
 
+@lru_cache(maxsize=65_536)
 def _window(name: str) -> int:
     """Give the length of the rolling window in an account's name, in microseconds; 0 when there is none."""
     found = _ROLLING.fullmatch(name)
     return 0 if found is None else int(found[1]) * _MICROSECONDS[found[2]]
 
 
+@lru_cache(maxsize=65_536)
 def _unit(name: str) -> int:
     return _INDEX[name.rsplit("/", 2)[1]]
 

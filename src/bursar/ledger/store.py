@@ -13,7 +13,7 @@ DAY = 86_400 * SECOND
 KEEP_DAYS_MIN = 2
 """A call lasts at most a day, and what it did cost may come late: nothing younger is folded away."""
 KEEP_DAYS_MAX = 36_500
-LEASE = 60 * SECOND
+LEASE = 10 * SECOND
 """How long one worker that folds keeps the others from it after its last step."""
 
 
