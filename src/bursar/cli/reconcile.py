@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 DIFFERS = 1
 DAYS_DEFAULT = 7
 API = "API"
+NAMES = {"openai": "OpenAI", "anthropic": "Anthropic"}
 KIND_NAMES = ("openai-costs", "openai-usage", "anthropic-costs", "anthropic-usage")
 
 
@@ -87,7 +88,7 @@ def _report_options(command: Callable[..., Any]) -> Callable[..., Any]:
         provider, what = name.split("-")
         said = "what it charged" if what == "costs" else "tokens, priced by the price book"
         command = click.option(
-            f"--{name}", metavar="FILE|API", help=f"The {what} report of {provider.capitalize()}: {said}."
+            f"--{name}", metavar="FILE|API", help=f"The {what} report of {NAMES[provider]}: {said}."
         )(command)
     return command
 
@@ -100,7 +101,7 @@ def _provider_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=(provider,),
             show_default=True,
             metavar="NAME",
-            help=f"The upstreams whose calls {provider.capitalize()} bills; the API is asked at the first.",
+            help=f"The upstreams whose calls {NAMES[provider]} bills; the API is asked at the first.",
         )(command)
         command = click.option(f"--{provider}-{part}", default="", metavar="ID", help=f"Only this {part}.")(command)
         command = click.option(
