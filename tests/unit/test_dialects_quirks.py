@@ -147,3 +147,25 @@ def test_a_charge_of_a_server_that_is_not_known_to_name_it_is_not_looked_at() ->
     got = metered(TOKENS | {"cost": 0.01}, Quirks())
     assert isinstance(got, Usage)
     assert got.cost is None
+
+
+HITS = Quirks(usage=UsageRules(cached_field="prompt_cache_hit_tokens"))
+
+
+@pytest.mark.parametrize(
+    ("usage", "cached"),
+    [
+        ({"prompt_cache_hit_tokens": 4}, 4),
+        ({"prompt_cache_hit_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}, 3),
+        ({"prompt_cache_hit_tokens": 4, "prompt_tokens_details": {}}, 4),
+        ({}, 0),
+    ],
+)
+def test_cached_input_is_read_where_the_server_counts_it(usage: dict[str, Any], cached: int) -> None:
+    got = metered(TOKENS | usage, HITS)
+    assert isinstance(got, Usage)
+    assert (got.input_tokens, got.cache_read_tokens) == (10 - cached, cached)
+
+
+def test_more_cached_input_than_input_is_not_trusted() -> None:
+    assert isinstance(metered(TOKENS | {"prompt_cache_hit_tokens": 11}, HITS), Unmetered)

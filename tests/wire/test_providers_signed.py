@@ -141,16 +141,22 @@ TOKEN = "ya29.an-access-token"
 
 @asynccontextmanager
 async def vertex(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, token: bytes, status: int = 200, **settings: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: bytes,
+    status: int = 200,
+    name: str = "vertex-anthropic",
+    reply: bytes = MESSAGES.reply,
+    **settings: Any,
 ) -> AsyncIterator[Wire]:
     """Give a gateway whose Google credentials are a service account, and whose token server is the provider."""
     pytest.importorskip("google.auth")
     base = {"project": "my-project", "region": "europe-west1", "base_url": "PROVIDER"} | settings
-    async with wire_up(folder, upstreams={"vertex-anthropic": base}) as wire:
+    async with wire_up(folder, upstreams={name: base}) as wire:
 
         async def script(served: Served, writer: asyncio.StreamWriter) -> None:
             is_token = served.path == "/token"
-            writer.write(answer(token, status=status) if is_token else answer(MESSAGES.reply))
+            writer.write(answer(token, status=status) if is_token else answer(reply))
             await writer.drain()
 
         wire.provider.script = script
