@@ -235,12 +235,14 @@ async def test_gateways_that_open_the_same_scopes_at_once_all_get_them(
     others = [store_at(url, tmp_path) for _ in range(3)]
     for other in others:
         await other.start()
-    scopes = [f"run:same-{number}" for number in range(20)]
-    answers = await asyncio.gather(
-        *(one.submit(OpenScope(scope, KEY, Limits(usd=5))) for scope in scopes for one in (store, *others))
-    )
-    assert all(isinstance(answer, Opened) for answer in answers)
-    assert sum(answer.created for answer in answers if isinstance(answer, Opened)) == len(scopes)
+    for number in range(40):
+        new = OpenScope(f"run:same-{number}", KEY, Limits(usd=5))
+        lost = Settle(f"lost-{number}", "w", Amounts(5, 1, 1), Basis.METERED, (KEY, f"run:lost-{number}"), HELD)
+        answers = await asyncio.gather(*(one.submit(what) for one in (store, *others) for what in (new, lost)))
+        assert all(isinstance(answer, Opened) for answer in answers[::2])
+        assert sum(answer.created for answer in answers if isinstance(answer, Opened)) == 1
+        assert all(isinstance(answer, Settled) for answer in answers[1::2])
+        assert sum(not answer.repeated for answer in answers if isinstance(answer, Settled)) == 1
     for other in others:
         await other.close()
 

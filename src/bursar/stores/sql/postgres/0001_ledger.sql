@@ -340,7 +340,8 @@ CREATE FUNCTION bursar.load_1(
     OUT claims json
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    locked text[] := wanted_scopes || openers;
+    wanted text[] := wanted_scopes || openers;
+    locked text[];
     calls text[] := wanted_calls;
 BEGIN
     backend := pg_backend_pid();
@@ -350,7 +351,7 @@ BEGIN
         FROM unnest(suspects, suspect_keys) AS s (worker, key) WHERE pg_try_advisory_xact_lock(s.key);
     END IF;
     IF cardinality(bare_calls) > 0 OR dead IS NOT NULL THEN
-        locked := locked || ARRAY(
+        wanted := wanted || ARRAY(
             SELECT DISTINCT regexp_replace(name, '/[^/]*/[^/]*$', '')
             FROM (
                 SELECT h.accounts FROM bursar.holds AS h WHERE h.call_id = ANY (bare_calls)
@@ -359,7 +360,11 @@ BEGIN
             ) AS found, json_array_elements_text(found.accounts::json) AS name
         );
     END IF;
-    PERFORM 1 FROM bursar.scopes AS s WHERE s.scope = ANY (locked) ORDER BY s.scope FOR NO KEY UPDATE;
+    -- Only what was there to be locked is looked at below: a scope that another gateway makes in this very moment would
+    -- be seen by some of the statements and not by others. It is then opened a second time here, fails, and is retried.
+    SELECT array_agg(s.scope) INTO locked FROM (
+        SELECT s.scope FROM bursar.scopes AS s WHERE s.scope = ANY (wanted) ORDER BY s.scope FOR NO KEY UPDATE
+    ) AS s;
     now := coalesce(given_now, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
     SELECT
         array_agg(a.id), array_agg(a.scope), array_agg(a.unit), array_agg(a.period), array_agg(a.cap),
