@@ -270,3 +270,14 @@ def test_a_hold_that_nobody_can_confirm_in_time_is_not_sent() -> None:
             await hold.confirm()
 
     run_virtual(scenario())
+
+
+def test_a_call_whose_name_another_worker_has_taken_is_not_sent() -> None:
+    async def scenario() -> None:
+        store = opened()
+        assert isinstance(store.do(authorize("c1", worker="w2")), Granted)
+        with pytest.raises(LedgerUnavailableError, match="cannot be authorized"):
+            await Ledger(store, 0).authorize(QUOTE, "c1", PATH)
+        assert store.books.holds["c1"].worker == "w2"
+
+    run_virtual(scenario())

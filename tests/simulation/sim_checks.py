@@ -15,6 +15,7 @@ from bursar.clock import Instant
 from bursar.ledger import batch as ledger_batch
 from bursar.ledger.account import Amounts, Granted, HoldState
 from bursar.ledger.books import HoldFacts, Line, amounts, unpack
+from bursar.ledger.hold import FRESH_SECONDS
 from bursar.ledger.store import Entry, HoldRow
 
 if TYPE_CHECKING:
@@ -77,6 +78,9 @@ class Checks:
             return
         if row.state == "expired":
             self.count("dispatched when expired")
+            # Nothing is charged twice then, but a worker that was declared dead must notice before it sends.
+            if self._loop.time() - self._database.expired_at[bill.call_id] > FRESH_SECONDS:
+                self._wrong(f"{bill.call_id} is dispatched long after its worker was declared dead: {row}")
         hold = asked.holds.get(bill.call_id)
         held = None if hold is None else hold.granted.held
         if held is None or bill.usd_max > held.usd or bill.tokens_max > held.tokens:

@@ -94,6 +94,8 @@ class Database:
         """Microseconds that the database's clock is ahead of the truth."""
         self.sessions: dict[int, Session] = {}
         self.violations: list[str] = []
+        self.expired_at: dict[str, float] = {}
+        """By call: when the reaper captured its hold, in the time of the loop."""
         self.on_commit: Callable[[ledger_batch.Changes], None] = lambda changes: None
         self.lag_commits = 0
         """More than 0 only where a test breaks the database: so many acknowledged commits may be lost."""
@@ -253,21 +255,7 @@ class Database:
 
     def _write(self, changes: ledger_batch.Changes, now: Instant) -> None:
         rows = self.rows
-        for balance in changes.new_balances:
-            rows.keys += 1
-            balance.key = rows.keys
-        for balance in (*changes.new_balances, *changes.balances.values(), *changes.terms.values()):
-            self._constrain(balance)
-            row = rows.accounts[balance.name] = copy.copy(balance)
-            row.head, row.earlier_held, row.earlier_spent = None, 0, 0
-        for balance in changes.new_balances:
-            rows.counting.setdefault(balance.scope, set()).add(balance.name)
-        for balance in changes.past:
-            rows.counting[balance.scope].discard(balance.name)
-        for key, claim in changes.claims.items():
-            known = rows.claims.get(key)
-            rows.claims[key] = claim if known is None else known._replace(at=claim.at)
-        rows.claims = {key: claim for key, claim in rows.claims.items() if key[1] not in changes.unclaimed}
+        self._write_accounts(changes)
         rows.holds |= changes.holds
         rows.holds |= changes.new_holds
         rows.lines += changes.lines
@@ -275,12 +263,38 @@ class Database:
             rows.owners[scope.scope] = scope.owner
             if scope.scope.startswith("run:"):
                 rows.openings.setdefault(scope.owner, []).append(now)
+        for key, claim in changes.claims.items():
+            known = rows.claims.get(key)
+            rows.claims[key] = claim if known is None else known._replace(at=claim.at)
+        rows.claims = {key: claim for key, claim in rows.claims.items() if key[1] not in changes.unclaimed}
         rows.quarantined |= set(changes.quarantined)
         rows.quarantined -= set(changes.cleared)
+        self._write_fenced(changes)
+
+    def _write_accounts(self, changes: ledger_batch.Changes) -> None:
+        rows = self.rows
+        for balance in changes.new_balances:
+            rows.keys += 1
+            balance.key = rows.keys
+            rows.counting.setdefault(balance.scope, set()).add(balance.name)
+        for balance in (*changes.new_balances, *changes.balances.values(), *changes.terms.values()):
+            self._constrain(balance)
+            row = rows.accounts[balance.name] = copy.copy(balance)
+            row.head, row.earlier_held, row.earlier_spent = None, 0, 0
+        for balance in changes.past:
+            rows.counting[balance.scope].discard(balance.name)
+
+    def _write_fenced(self, changes: ledger_batch.Changes) -> None:
+        # What a batch writes under a name that this very batch declares dead was decided before.
+        for line in changes.lines:
+            if line.kind == "expire":
+                self.expired_at[line.call_id] = self._loop.time()
+            if line.kind in ("authorize", "capture", "void") and line.worker in self.rows.fenced:
+                self.violations.append(f"{line.worker} was declared dead before, and has written: {line}")
         for worker in changes.fenced:
             if self.is_alive(worker):
                 self.violations.append(f"{worker} lives and was declared dead")
-        rows.fenced |= set(changes.fenced)
+        self.rows.fenced |= set(changes.fenced)
 
     def _constrain(self, balance: Balance) -> None:
         """Do what a CHECK constraint does."""

@@ -74,13 +74,13 @@ def plan_of(seed: int) -> Plan:
     is_watched = rng.random() < 0.15
     likely = rng.choice((0.0, 0.2, 0.5, 0.9))
     faults = frozenset(fault for fault in FAULTS if rng.random() < (likely / 2 if fault == "lying" else likely))
-    agents = rng.choice((2, 4, 8, 16))
+    agents = rng.choice((2, 4, 8, 16, 32))
     return Plan(
         seed=seed,
         gateways=1 if is_watched else rng.randint(1, 5),
         agents=agents,
         runs=rng.randint(1, 3),
-        calls_per_agent=rng.randint(2, max(3, 60 // agents)),
+        calls_per_agent=rng.randint(2, max(4, 120 // agents)),
         storm_seconds=rng.choice((5.0, 20.0, 60.0)),
         wait_seconds_max=30.0 if is_watched else rng.choice((0.0, 1.0, 5.0, 15.0)),
         waiters_max=rng.choice((2, 64, 64)),

@@ -53,6 +53,8 @@ def run_schedule(plan: Plan) -> Outcome:
             world.loop.run(world.main())
         except StuckError as error:
             world.checks.violations.append(f"stuck at {world.loop.time():.3f} s: {error}")
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
+            world.checks.violations.append(f"the end of the schedule failed: {error!r}")
     return world.outcome()
 
 
@@ -158,9 +160,9 @@ class World:
 
     def _begin_network_faults(self) -> None:
         plan, network = self.plan, self.network
-        network.request_lost = 0.02 if "request_lost" in plan.faults else 0.0
-        network.request_late = 0.02 if "request_late" in plan.faults else 0.0
-        network.reply_lost = 0.03 if "reply_lost" in plan.faults else 0.0
+        network.request_lost = 0.03 if "request_lost" in plan.faults else 0.0
+        network.request_late = 0.03 if "request_late" in plan.faults else 0.0
+        network.reply_lost = 0.06 if "reply_lost" in plan.faults else 0.0
 
     # ---- agents ------------------------------------------------------------------------------------------------------
 
