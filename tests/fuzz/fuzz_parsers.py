@@ -24,8 +24,23 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 FOLDERS = {
     "openai_chat": "/v1/chat/completions",
     "openai_responses": "/v1/responses",
+    "openai_completions": "/v1/completions",
+    "openai_embeddings": "/v1/embeddings",
     "anthropic_messages": "/v1/messages",
+    "gemini": "/v1beta/models/gemini-2.5-pro:generateContent",
+    "gemini_embeddings": "/v1beta/models/gemini-embedding-001:embedContent",
 }
+SMALLEST: dict[str, dict[str, Any]] = {
+    "openai_chat": {"model": "m", "stream": True, "messages": []},
+    "openai_responses": {"model": "m", "stream": True, "input": "x"},
+    "openai_completions": {"model": "m", "stream": True},
+    "openai_embeddings": {"model": "m", "input": "x"},
+    "anthropic_messages": {"model": "m", "stream": True, "max_tokens": 5, "messages": []},
+    "gemini": {"contents": [{}]},
+    "gemini_embeddings": {"content": {}},
+}
+CONFIGS = {"generationConfig", "generation_config"}
+ASKS_FOR_USAGE = {"openai_chat", "openai_completions"}
 BITS = [b'"', b"\\", b"\\u0000", b"\\ud800", b"{", b"[", b"}", b",", b":", b"\n\n", b"\r", b"\xff", b"\xef\xbb\xbf"]
 BITS += [b"null", b"true", b"-1", b"1e999", b"99999999999", b'"usage":{', b"data: ", b"[DONE]", b"message_stop"]
 VALUES: list[Any] = [None, True, -1, 0, 1.5, 2**63, "", "x", "1h", "\ud800", [], {}, [[]], [{}], {"type": "x"}]
@@ -37,11 +52,12 @@ def seeds() -> tuple[list[tuple[str, bytes]], list[bytes]]:
     for file in sorted((GOLDEN / "captures").glob("*.json")):
         capture = json.loads(file.read_text())
         found.append((capture["path"].partition("?")[0], json.dumps(capture["body"]).encode()))
-    for name, path in FOLDERS.items():
+    for name, usual_path in FOLDERS.items():
         for file in sorted((GOLDEN / name).glob("*.json")):
             content = json.loads(file.read_text())
             for case in content["cases"]:
                 body = case.get("body", {**content.get("base", {}), **case.get("with", {})})
+                path = case.get("path", usual_path)
                 found.append((path, body.encode() if isinstance(body, str) else json.dumps(body).encode()))
                 replies.append(_reply(case))
     return found, [reply for reply in replies if reply]
@@ -109,7 +125,7 @@ def check(chance: random.Random) -> None:
     if isinstance(call, Call):
         sent = route.dialect.render(call, chance.randrange(1, 10_000_000), Quirks())
         before, after = read(raw).values, read(sent).values
-        for name in before.keys() - {"service_tier", "stream_options", "thinking"}:
+        for name in before.keys() - {"service_tier", "stream_options", "thinking", *CONFIGS}:
             assert name.startswith("max_") or before[name] == after[name], name
     else:
         assert call.message.isprintable(), call.message
@@ -119,13 +135,13 @@ def check(chance: random.Random) -> None:
 
 def plain_call(path: str, asked: bool) -> Call:
     """Give the smallest streamed call of a path."""
-    body = {"model": "m", "stream": True, "max_tokens": 5, "messages": [], "input": "x"}
-    for name in {"/v1/responses": ("max_tokens", "messages")}.get(path, ("input",)):
-        del body[name]
-    if path == "/v1/chat/completions":
-        body["stream_options"] = {"include_usage": asked}
     route = find(path)
     assert route is not None
+    name = route.dialect.name
+    if path.endswith(":batchEmbedContents"):
+        path = path.replace(":batchEmbedContents", ":embedContent")
+        return plain_call(path, asked)
+    body = SMALLEST[name] | ({"stream_options": {"include_usage": asked}} if name in ASKS_FOR_USAGE else {})
     call = route.dialect.parse(Request(route.upstream, route.path, {}, json.dumps(body).encode()))
     assert isinstance(call, Call), call
     return call

@@ -23,9 +23,15 @@ from bursar.dialects.table import DIALECTS
 PATHS = {
     "openai_chat": "/v1/chat/completions",
     "openai_responses": "/v1/responses",
+    "openai_completions": "/v1/completions",
+    "openai_embeddings": "/v1/embeddings",
     "anthropic_messages": "/v1/messages",
+    "gemini": "/v1beta/models/m:streamGenerateContent",
+    "gemini_embeddings": "/v1beta/models/m:batchEmbedContents",
 }
 BOUNDED = {"max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier", "stream_options", "thinking"}
+CONFIGS = {"generationConfig", "generation_config"}
+WITHOUT_OUTPUT = {"openai_embeddings", "gemini_embeddings"}
 ALL = sorted(DIALECTS)
 SETTINGS = settings(max_examples=150, deadline=None, database=None, print_blob=True)
 
@@ -37,6 +43,9 @@ NAMES = st.sampled_from(
     cache_control ttl metadata user_id session_id prompt_cache_key prompt_cache_options prediction modalities
     previous_response_id conversation reasoning mode context_management edits background inference_geo speed
     output environment execution usage functions client_metadata
+    contents parts inlineData inline_data mimeType fileData generationConfig generation_config maxOutputTokens
+    candidateCount candidate_count thinkingConfig thinkingBudget functionDeclarations googleSearch cachedContent
+    serviceTier systemInstruction functionResponse requests prompt best_of echo dimensions
     """.split()  # noqa: SIM905
 )
 WORDS = st.sampled_from(
@@ -56,6 +65,16 @@ REQUESTS = st.dictionaries(NAMES, VALUES, max_size=6).map(
     lambda fields: {"model": "m", "messages": [], "max_tokens": 9_000, **fields}
 )
 RESPONSES = st.dictionaries(NAMES, VALUES, max_size=6).map(lambda fields: {"model": "m", "input": "x", **fields})
+GOOGLE = st.dictionaries(NAMES, VALUES, max_size=4).map(
+    lambda fields: {"contents": [{"parts": [{"text": "x"}]}], **fields}
+)
+CONFIGURED = st.tuples(GOOGLE, st.sampled_from(sorted(CONFIGS)), st.dictionaries(NAMES, VALUES, max_size=3)).map(
+    lambda made: {**made[0], made[1]: made[2]}
+)
+EMBEDDED = st.lists(st.dictionaries(NAMES, VALUES, max_size=2), max_size=3).map(
+    lambda many: {"requests": [{"content": {"parts": [{"text": "x"}]}, **one} for one in many]}
+)
+BODIES = REQUESTS | RESPONSES | GOOGLE | CONFIGURED | EMBEDDED
 
 
 def parse(name: str, raw: bytes) -> Call | Refused:
@@ -72,7 +91,7 @@ def test_parse_never_raises_on_bytes(name: str, raw: bytes) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 @SETTINGS
-@given(body=REQUESTS | RESPONSES | VALUES, escapes=st.booleans())
+@given(body=BODIES | VALUES, escapes=st.booleans())
 def test_parse_never_raises_on_json(name: str, body: object, escapes: bool) -> None:
     call = parse(name, json.dumps(body, ensure_ascii=escapes).encode("utf-8", "replace"))
     if isinstance(call, Call):
@@ -93,7 +112,7 @@ def members_as_sent(document: Document) -> dict[str, str]:
 @pytest.mark.parametrize("name", ALL)
 @SETTINGS
 @given(
-    body=REQUESTS | RESPONSES,
+    body=BODIES,
     spaces=st.integers(0, 3),
     escapes=st.booleans(),
     output_tokens=st.integers(1, 10_000_000),
@@ -113,12 +132,24 @@ def test_render_changes_nothing_but_what_bounds_and_meters(
         return
     sent = read(DIALECTS[name].render(call, output_tokens, quirks))
     before, after = members_as_sent(read(raw)), members_as_sent(sent)
-    assert {name: text for name, text in before.items() if name not in BOUNDED} == {
-        name: text for name, text in after.items() if name not in BOUNDED
+    may_change = CONFIGS if name == "gemini" else set() if name in WITHOUT_OUTPUT else BOUNDED
+    assert {name: text for name, text in before.items() if name not in may_change} == {
+        name: text for name, text in after.items() if name not in may_change
     }
-    bounds = [sent.values[field] for field in after if field.startswith("max_") and sent.values[field] is not None]
-    assert bounds == [output_tokens]
-    if call.stream and name == "openai_chat" and quirks.takes_stream_options:
+    holder = sent.values
+    if name == "gemini":
+        (config,) = CONFIGS & holder.keys()
+        holder = holder[config]  # type: ignore[assignment]
+        before_bound = read(raw).values.get(config) or {}
+        names = {"maxOutputTokens", "max_output_tokens"}
+        assert {k: v for k, v in holder.items() if k not in names} == {
+            k: v
+            for k, v in before_bound.items()  # type: ignore[attr-defined]
+            if k not in names
+        }
+    bounds = [value for field, value in holder.items() if field.lower().startswith("max") and value is not None]
+    assert bounds == ([] if name in WITHOUT_OUTPUT else [output_tokens])
+    if call.stream and name in DROPPING and quirks.takes_stream_options:
         options = sent.values["stream_options"]
         assert isinstance(options, dict)
         assert options["include_usage"] is True
@@ -158,6 +189,8 @@ def test_the_text_is_never_measured_too_short(value: object, escapes: bool) -> N
 
 
 # Every dialect's stream: events, what the client gets that did not ask for usage, and the usage.
+DROPPING = {"openai_chat", "openai_completions"}
+GEMINI = {"promptTokenCount": 20, "candidatesTokenCount": 4, "thoughtsTokenCount": 3, "totalTokenCount": 27}
 CHAT = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27}
 MESSAGE = {"input_tokens": 20, "cache_read_input_tokens": 3, "output_tokens": 1}
 RESPONSE = {"input_tokens": 20, "output_tokens": 7, "total_tokens": 27}
@@ -167,6 +200,21 @@ STREAMS: dict[str, tuple[list[object], Usage]] = {
             {"choices": [{"delta": {"content": 'é "usage":{ \n\n'}}], "usage": None},
             {"choices": [], "usage": CHAT},
             "[DONE]",
+        ],
+        Usage(20, 7),
+    ),
+    "openai_completions": (
+        [
+            {"choices": [{"text": 'é "usage":{ \n\n'}], "usage": None},
+            {"choices": [], "usage": CHAT},
+            "[DONE]",
+        ],
+        Usage(20, 7),
+    ),
+    "gemini": (
+        [
+            {"candidates": [{"content": {"parts": [{"text": 'é "finishReason":"STOP"'}]}}]},
+            {"candidates": [{"finishReason": "STOP"}], "usageMetadata": GEMINI},
         ],
         Usage(20, 7),
     ),
@@ -201,9 +249,14 @@ def call_of(name: str, asked: bool) -> Call:
     bodies: dict[str, dict[str, object]] = {
         "openai_chat": {"messages": [], "stream_options": {"include_usage": asked}},
         "openai_responses": {"input": "x"},
+        "openai_completions": {"stream_options": {"include_usage": asked}},
+        "openai_embeddings": {"input": "x"},
         "anthropic_messages": {"messages": [], "max_tokens": 5},
+        "gemini": {"contents": [{}]},
+        "gemini_embeddings": {"requests": [{"content": {}}]},
     }
-    call = parse(name, json.dumps({"model": "m", "stream": True, **bodies[name]}).encode())
+    common = {} if name.startswith("gemini") else {"model": "m"} | ({} if name in WITHOUT_OUTPUT else {"stream": True})
+    call = parse(name, json.dumps({**common, **bodies[name]}).encode())
     assert isinstance(call, Call)
     return call
 
@@ -216,7 +269,7 @@ def through(dialect: Dialect, call: Call, stream: bytes, cuts: list[int]) -> tup
     return received + rest, usage
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sorted(STREAMS))
 @SETTINGS
 @given(
     cuts=st.lists(st.integers(0, 2_000), max_size=30),
@@ -232,7 +285,7 @@ def test_however_a_stream_is_cut_bytes_and_usage_are_the_same(
     stream = stream_of(events, eol, pings)
     received, usage = through(DIALECTS[name], call_of(name, asked), stream, cuts)
     assert usage == expected
-    if asked or name != "openai_chat":
+    if asked or name not in DROPPING:
         assert received == stream
     else:
         lines = [line for line in received.decode().split(eol) if line.startswith("data:")]
@@ -248,7 +301,7 @@ def test_a_stream_of_garbage_passes_and_is_not_metered(name: str, stream: bytes,
     assert isinstance(usage, Unmetered)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", sorted(STREAMS))
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_stream_that_breaks_off_anywhere_is_never_metered_lower(name: str, asked: bool) -> None:
     events, expected = STREAMS[name]

@@ -17,8 +17,13 @@ HERE = Path(__file__).parent
 PATHS = {
     "openai_chat": "/v1/chat/completions",
     "openai_responses": "/v1/responses",
+    "openai_completions": "/v1/completions",
+    "openai_embeddings": "/v1/embeddings",
     "anthropic_messages": "/v1/messages",
+    "gemini": "/v1beta/models/gemini-2.5-pro:generateContent",
+    "gemini_embeddings": "/v1beta/models/gemini-embedding-001:embedContent",
 }
+UPSTREAMS = {"anthropic_messages": "anthropic", "gemini": "gemini", "gemini_embeddings": "gemini"}
 # What the recorded clients are read as: model, bound, stream, cache write, messages, tools, session names.
 CAPTURED = json.loads((HERE / "captured.json").read_text())
 
@@ -36,7 +41,7 @@ def parsed(dialect: str, base: dict[str, Any], case: dict[str, Any]) -> Call | R
     body = case["body"] if "body" in case else {**base, **case.get("with", {})}
     raw = body.encode() if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode()
     headers = case.get("headers", {})
-    return DIALECTS[dialect].parse(Request("up", PATHS[dialect], headers, raw, quirks(case)))
+    return DIALECTS[dialect].parse(Request("up", case.get("path", PATHS[dialect]), headers, raw, quirks(case)))
 
 
 def quirks(case: dict[str, Any]) -> Quirks:
@@ -140,6 +145,10 @@ def test_what_real_clients_send_passes(name: str) -> None:
     } == CAPTURED[name]
     assert call.input.text_bytes == len(raw)
     sent = json.loads(route.dialect.render(call, 500, Quirks()))
+    if route.dialect.name == "gemini":
+        assert sent.pop("generationConfig") == {**capture["body"]["generationConfig"], "maxOutputTokens": 500}
+        assert sent == {name: value for name, value in capture["body"].items() if name != "generationConfig"}
+        return
     changed = {field for field in sent if sent[field] != capture["body"].get(field)}
     bounds = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
     # opencode's thinking budget is above this bound, so it must come down with it.
@@ -164,7 +173,37 @@ def test_what_real_clients_send_passes(name: str) -> None:
         "/x/v1/messages",
         "/v1/messages/batches",
         "/v1/responses/compact",
-        "/v1/embeddings",
+        "/v1/embeddings/x",
+        "/v1/moderations",
+        "/v1/images/generations",
+        "/v1/batches",
+        "/v1/realtime",
+        "/v1beta/models/gemini-2.5-pro",
+        "/v1beta/models/gemini-2.5-pro:generateContent/",
+        "/v1beta/models/gemini-2.5-pro:generatecontent",
+        "/v1beta/models/gemini-2.5-pro%3AgenerateContent",
+        "/v1beta/models/gemini-2.5-pro:generateContent?alt=sse",
+        "/v1beta/models/gemini-2.5-pro.:generateContent",
+        "/v1beta/models/.gemini:generateContent",
+        "/v1beta/models//gemini-2.5-pro:generateContent",
+        "/v1beta//models/gemini-2.5-pro:generateContent",
+        "/v1beta/models/../models/gemini-2.5-pro:generateContent",
+        "/v1beta/models/a/b:generateContent",
+        "/v1beta/models/a:countTokens:generateContent",
+        "/v1beta/models/a :generateContent",
+        "/v1beta/models/a\n:generateContent",
+        "/v1beta/models/a:generateContent\n",
+        "/v1beta/models/:generateContent",
+        "/v1beta/models/gemini-2.5-pro:batchGenerateContent",
+        "/v1beta/models/gemini-2.5-pro:predict",
+        "/v1beta/models/gemini-2.5-pro:predictLongRunning",
+        "/v1beta/models/gemini-2.5-pro:asyncBatchEmbedContent",
+        "/v1beta/models/gemini-2.5-pro:bidiGenerateContent",
+        "/v1beta/tunedModels/x:generateContent",
+        "/v1alpha/models/gemini-2.5-pro:generateContent",
+        "/v1beta/cachedContents",
+        "/v1beta/interactions",
+        "/models/gemini-2.5-pro:generateContent",
         "v1/messages",
         "/",
         "",
@@ -177,7 +216,32 @@ def test_a_path_that_is_not_in_the_table_is_no_route(path: str) -> None:
 @pytest.mark.parametrize("prefix", ["/v1", "", "/v1/v1"])
 def test_clients_may_leave_out_or_double_the_version(prefix: str) -> None:
     for name, path in PATHS.items():
-        route = find(path.replace("/v1", prefix, 1))
-        assert route is not None
-        assert (route.dialect.name, route.path) == (name, path)
-        assert route.upstream == ("anthropic" if name == "anthropic_messages" else "openai")
+        if path.startswith("/v1/"):
+            route = find(path.replace("/v1", prefix, 1))
+            assert route is not None
+            assert (route.dialect.name, route.path) == (name, path)
+            assert route.upstream == UPSTREAMS.get(name, "openai")
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+@pytest.mark.parametrize(
+    ("method", "dialect", "is_free"),
+    [
+        ("generateContent", "gemini", False),
+        ("streamGenerateContent", "gemini", False),
+        ("countTokens", "gemini", True),
+        ("embedContent", "gemini_embeddings", False),
+        ("batchEmbedContents", "gemini_embeddings", False),
+    ],
+)
+def test_both_versions_of_google_are_sent_on_as_one(version: str, method: str, dialect: str, is_free: bool) -> None:
+    route = find(f"/{version}/models/gemini-3.5-flash-lite:{method}")
+    assert route is not None
+    assert (route.dialect.name, route.upstream, route.is_free) == (dialect, "gemini", is_free)
+    assert route.path == f"/v1beta/models/gemini-3.5-flash-lite:{method}"
+
+
+@pytest.mark.parametrize("name", ["openai_completions", "gemini", "gemini_embeddings"])
+def test_a_path_that_is_not_of_google_is_no_call_of_its_dialect(name: str) -> None:
+    answer = DIALECTS[name].parse(Request("up", "/v1/x", {}, b'{"model":"m","prompt":"x"}'))
+    assert isinstance(answer, Call if name == "openai_completions" else Refused)

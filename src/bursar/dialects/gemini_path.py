@@ -19,6 +19,11 @@ class GeminiPath:
     model: str
     method: str
 
+    @property
+    def path(self) -> str:
+        """Give the path in the one form that is sent on."""
+        return f"/v1beta/models/{self.model}:{self.method}"
+
 
 def read_path(path: str) -> GeminiPath | None:
     """Read a path, matched exactly: no decoding, no folding of case or slashes, no query; None for any other."""

@@ -15,13 +15,17 @@ from pathlib import Path
 
 from bursar.call import Call, Head, Refused
 from bursar.clock import SystemClock
+from bursar.dialects.free import FreeRequest, free_request
 from bursar.dialects.protocol import Dialect, Request
 from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
 from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refused_model
+from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
+from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
+from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
 from bursar.edge.runs import name as run_name
@@ -33,6 +37,7 @@ from bursar.ledger.store import LedgerUnavailableError, Store
 from bursar.proxy import proxy
 from bursar.settings import Settings, load
 from bursar.stores import open_store
+from bursar.upstream.free import FreeAnswer
 
 _log = logging.getLogger("bursar")
 
@@ -49,7 +54,7 @@ _REPEATABLE = frozenset(
 
 # What is passed on to the provider. Anything else stays here, so that no header can switch on what nobody priced.
 _PASSED = frozenset({"accept", "user-agent", "originator", "traceparent", "tracestate", "x-app", "x-client-request-id"})
-_PASSED_PREFIXES = ("anthropic-", "openai-", "x-stainless-", "x-claude-code-", "x-codex-")
+_PASSED_PREFIXES = ("anthropic-", "openai-", "x-stainless-", "x-claude-code-", "x-codex-", "x-goog-api-client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Gateway:
         self._parts: Parts = wire(settings, store, provider_keys)
         self._callers = Callers(store, self._parts.declared, self._parts.rules)
         self._runs = Runs(store)
+        self._counts = Counts(store, self._parts.gate.upstream)
         self._fallbacks = Fallbacks(settings.fallback)
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
@@ -147,17 +153,7 @@ class Gateway:
 
     def _target(self, scope: Scope) -> Target | None:
         """Find the route by the path as it was sent: no decoding, no normalising, no matching by suffix."""
-        raw: bytes = scope.get("raw_path") or scope["path"].encode()
-        try:
-            path = raw.decode("ascii")
-        except UnicodeDecodeError:
-            return None
-        run = ""
-        if path.startswith("/r/"):
-            run, slash, rest = path[3:].partition("/")
-            path = slash + rest
-            if not run:
-                return None
+        run, path = _path(scope)
         route = find(path)
         upstream = ""
         if route is None:
@@ -176,6 +172,8 @@ class Gateway:
             await self._readyz(exchange)
         elif method == "HEAD" and path == "/":
             await exchange.answer(200, b"", "text/plain")  # clients probe whether somebody is there
+        elif method == "GET" and (asked := read_models_path(_path(scope)[1], self._settings.upstreams)):
+            await self._models(scope, exchange, asked)
         else:
             message = f"bursar: {method} {path} is not metered here, so it is not passed on"
             await exchange.answer_json(404, _plain_error("unmetered", message), (("x-should-retry", "false"),))
@@ -188,22 +186,56 @@ class Gateway:
         else:
             await exchange.answer_json(200, {"status": "ok"})
 
+    async def _models(self, scope: Scope, exchange: Exchange, asked: ModelsPath) -> None:
+        """List what is priced and allowed; a provider is not asked."""
+        for parameter in scope.get("query_string", b"").decode("latin-1").split("&"):
+            if parameter.startswith("key="):
+                exchange.headers.setdefault("x-goog-api-key", parameter.removeprefix("key="))
+        named = self._settings.upstreams.get(asked.upstream)
+        shape = shape_of(asked, exchange.headers, named.dialect if named else "")
+        upstream = asked.upstream or shape.upstream
+        try:
+            caller = await self._callers.identify(exchange.headers)
+        except LedgerUnavailableError as error:
+            _log.warning("ledger unavailable: %s", error)
+            await self._send(exchange, shape.dialect, refusals.ledger_unavailable(""))
+            return
+        if isinstance(caller, Unauthorized):
+            await self._refuse(exchange, shape.dialect, caller)
+            return
+        is_open = upstream in self._settings.upstreams and upstream not in self._parts.missing_keys
+        cards = await models_of(self._parts.book, self._clock, upstream, caller) if is_open else []
+        if not asked.model:
+            await exchange.answer_json(200, shape.all([shape.one(card) for card in cards]))
+        elif one := next((card for card in cards if card.model == asked.model), None):
+            await exchange.answer_json(200, shape.one(one))
+        else:
+            message = "no model of that name is priced here and allowed to this key"
+            await self._refuse(exchange, shape.dialect, Refused(404, "model_not_found", message))
+
     async def _call(self, scope: Scope, exchange: Exchange, target: Target) -> None:
         dialect = target.route.dialect
         try:
+            query = _query(scope, exchange.headers, target.route)
+            if isinstance(query, Refused):
+                await self._refuse(exchange, dialect, query)
+                return
             caller = await self._callers.identify(exchange.headers)
             if isinstance(caller, Unauthorized):
                 await self._refuse(exchange, dialect, caller)
                 return
-            call = await self._read(scope, exchange, target, caller)
+            call = await self._read(exchange, target, caller, query)
             if isinstance(call, Refused):
                 await self._refuse_caller(exchange, dialect, call, caller)
                 return
-            run = run_name(caller, target.run, exchange.headers, call.client_names, self._clock.now())
+            names = call.client_names if isinstance(call, Call) else ()
+            run = run_name(caller, target.run, exchange.headers, names, self._clock.now())
             if isinstance(run, Refused):
                 await self._refuse_caller(exchange, dialect, run, caller)
-                return
-            await self._pay(call, dialect, exchange, caller, run)
+            elif isinstance(call, FreeRequest):
+                await self._count(call, dialect, exchange, caller, run)
+            else:
+                await self._pay(call, dialect, exchange, caller, run)
         except LedgerUnavailableError as error:
             _log.warning("ledger unavailable: %s", error)
             await self._send(exchange, dialect, refusals.ledger_unavailable(""))
@@ -215,7 +247,9 @@ class Gateway:
             failure = refusals.Answer(500, "internal", "bursar: internal error, see the gateway's log", {}, ())
             await self._send(exchange, dialect, failure)
 
-    async def _read(self, scope: Scope, exchange: Exchange, target: Target, caller: Caller) -> Call | Refused:
+    async def _read(
+        self, exchange: Exchange, target: Target, caller: Caller, query: str
+    ) -> Call | FreeRequest | Refused:
         headers = exchange.headers
         if headers.get("content-encoding", "identity").lower() != "identity":
             return Refused(415, "unreadable", "the body is compressed; send it plain")
@@ -228,15 +262,13 @@ class Gateway:
         body = await exchange.read_body(self._settings.server.body_bytes_max)
         if isinstance(body, Refused):
             return body
-        query: bytes = scope.get("query_string", b"")
-        if not query.isascii():
-            return Refused(400, "unreadable", "the query has characters that are not ASCII")
-        sent_to = target.route.path + (f"?{query.decode()}" if query else "")
+        sent_to = target.route.path + (f"?{query}" if query else "")
         if len(sent_to) > TARGET_BYTES_MAX:
             return Refused(414, "unreadable", f"the path is longer than {TARGET_BYTES_MAX} bytes")
         quirks = self._parts.gate.endpoints[target.upstream].quirks
         head = Head(sent_to, _passed(headers))
-        call = target.route.dialect.parse(Request(target.upstream, target.route.path, headers, body, quirks, head))
+        request = Request(target.upstream, target.route.path, headers, body, quirks, head)
+        call = free_request(request) if target.route.is_free else target.route.dialect.parse(request)
         if isinstance(call, Refused):
             return call
         if caller.models != ANY_MODEL and not any(
@@ -244,6 +276,15 @@ class Gateway:
         ):
             return refused_model(caller, call.model)
         return call
+
+    async def _count(self, free: FreeRequest, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
+        """Pass on what costs nothing, for a caller who could pay for it if it did."""
+        answer = await self._counts.ask(free, (f"run:{run}", caller.scope))
+        if isinstance(answer, FreeAnswer):
+            names = (("x-bursar-run", run), ("x-bursar-cost-usd", "0.00"))
+            await exchange.answer(answer.status, answer.body, answer.content_type or "application/json", names)
+        else:
+            await self._refuse_caller(exchange, dialect, answer, caller)
 
     async def _pay(self, call: Call, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
         client = HttpClient(
@@ -268,7 +309,9 @@ class Gateway:
         finally:
             client.done()
 
-    async def _refuse_caller(self, exchange: Exchange, dialect: Dialect, refused: Refused, caller: Caller) -> None:
+    async def _refuse_caller(
+        self, exchange: Exchange, dialect: Dialect, refused: refusals.Refusal, caller: Caller
+    ) -> None:
         answer = self._worded(exchange, refused)
         self.events.emit(CallRefused("", caller.run, caller.key, answer.status, answer.code))
         await self._send(exchange, dialect, answer)
@@ -276,7 +319,7 @@ class Gateway:
     async def _refuse(self, exchange: Exchange, dialect: Dialect, refusal: Refused | Unauthorized) -> None:
         await self._send(exchange, dialect, self._worded(exchange, refusal))
 
-    def _worded(self, exchange: Exchange, refusal: Refused | Unauthorized) -> refusals.Answer:
+    def _worded(self, exchange: Exchange, refusal: refusals.Refusal) -> refusals.Answer:
         user_agent = exchange.headers.get("user-agent", "")
         return refusals.answer(refusal, "", user_agent, self._parts.refusal_status)
 
@@ -296,6 +339,33 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:
             repeated = repeated or name
         headers[name] = value.decode("latin-1")
     return headers, repeated
+
+
+def _path(scope: Scope) -> tuple[str, str]:
+    """Give the run that the path names, or nothing, and the rest of the path as it was sent; an odd path is no path."""
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    if not raw.isascii():
+        return "", ""
+    path = raw.decode("ascii")
+    if not path.startswith("/r/"):
+        return "", path
+    run, slash, rest = path[3:].partition("/")
+    return (run, slash + rest) if run else ("", "")
+
+
+def _query(scope: Scope, headers: dict[str, str], route: Route) -> str | Refused:
+    """Give the query that is sent on; a key in it is moved into the headers, which are not."""
+    query: bytes = scope.get("query_string", b"")
+    if not query.isascii():
+        return Refused(400, "unreadable", "the query has characters that are not ASCII")
+    if route.upstream != "gemini":
+        return query.decode()
+    read = google_query(query.decode(), route.path.endswith(":streamGenerateContent"))
+    if isinstance(read, Refused):
+        return read
+    if read.key and headers.setdefault("x-goog-api-key", read.key) != read.key:
+        return Refused(401, "invalid_key", "the query and the header x-goog-api-key carry two different keys; send one")
+    return read.passed
 
 
 def _passed(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -19,6 +19,7 @@ RUNS_PER_HOUR_MAX = 100
 """How many runs a key may open within an hour when nothing else is said."""
 ANY_MODEL = ("*",)
 _SECRET_BYTES = 30
+_KEY_HEADERS = ("x-api-key", "x-goog-api-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Callers:
     """The same by name: a run key takes over what its key may do."""
 
     async def identify(self, headers: Mapping[str, str]) -> Caller | Unauthorized:
-        """Take the key from `Authorization: Bearer` or `x-api-key`; two different keys are refused."""
+        """Take the key from `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`; two different are refused."""
         secret = _secret(headers)
         if isinstance(secret, Unauthorized):
             return secret
@@ -114,12 +115,13 @@ class Callers:
 def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     bearer = bearer.strip() if scheme.lower() == "bearer" else ""
-    plain = headers.get("x-api-key", "").strip()
-    if bearer and plain and bearer != plain:
+    plain = (headers.get(name, "").strip() for name in _KEY_HEADERS)
+    found = sorted({key for key in (bearer, *plain) if key})
+    if len(found) > 1:
         return Unauthorized("the headers authorization and x-api-key carry two different keys; send one")
-    secret = bearer or plain
-    if not secret:
+    if not found:
         return Unauthorized("no key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`")
+    secret = found[0]
     if len(secret) > SECRET_CHARACTERS_MAX or not secret.isascii():
         return Unauthorized("this key is unknown or revoked")
     return secret
