@@ -1,5 +1,7 @@
 """Break the money code in every small way that mutmut knows and see that a test notices each: make mutants.
 
+With a part of a module's name (`python scripts/mutate.py ledger`) only that part is tried, and no page is written.
+
 A mutant that no test notices must be harmless, and `scripts/survivors.toml` must say why; else this exits with 1.
 """
 
@@ -92,8 +94,10 @@ def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) ->
 def main() -> None:
     """Run every mutant, write docs/mutants.md, and fail when one survived without a reason."""
     shutil.rmtree(WORK, ignore_errors=True)
-    mutmut("run")
+    part = "".join(sys.argv[1:2])
+    mutmut("run", *([f"bursar.{part}*"] if part else []))
     results = [match for line in mutmut("results", "--all", "true").splitlines() if (match := RESULT.match(line))]
+    results = [match for match in results if match["state"] != "not checked"]
     counts = Counter(match["state"] for match in results)
     alive = [survivor(match["name"]) for match in results if match["state"] not in NOTICED]
     worded = sum(row.is_wording for row in alive)
@@ -107,7 +111,8 @@ def main() -> None:
         print(f'\n[[survivor]]\nwhere = "{row.where}"\nwas = {row.was!r}\nbecame = {row.became!r}\nreason = ""')
     if unexplained:
         sys.exit(f"{len(unexplained)} mutants survive: test them, or say in {REASONS.name} why they are harmless")
-    PAGE.write_text(page(counts, worded, rows), encoding="utf-8")
+    if not part:
+        PAGE.write_text(page(counts, worded, rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
