@@ -247,6 +247,32 @@ async def test_gateways_that_open_the_same_scopes_at_once_all_get_them(
         await other.close()
 
 
+async def test_a_scope_that_is_made_while_a_batch_is_loaded_is_not_half_seen(
+    server: Cluster, url: str, tmp_path: Path
+) -> None:
+    store = await opened(url, tmp_path, patience=Patience())
+    other = await asyncpg.connect(url)
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("LOCK TABLE bursar.holds IN ACCESS EXCLUSIVE MODE")
+    asked = asyncio.ensure_future(store.submit(OpenScope("run:new", KEY, Limits(usd=5))))
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(10):
+        while not await other.fetchval(waits):
+            await asyncio.sleep(0)
+    await other.execute(
+        "INSERT INTO bursar.scopes VALUES ('run:new', 'key:ci', '', 1); "
+        "INSERT INTO bursar.accounts (scope, unit, period) VALUES ('run:new', 'usd', 'lifetime')"
+    )
+    await transaction.commit()
+    answer = await asked
+    assert isinstance(answer, Opened)
+    assert not answer.created
+    assert [account.limit for account in answer.accounts] == [None]
+    await other.close()
+    await store.close()
+
+
 async def test_gateways_that_take_many_scopes_in_any_order_never_wait_in_a_circle(
     store: PostgresStore, server: Cluster, url: str, tmp_path: Path
 ) -> None:
