@@ -15,7 +15,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ KEY = "key:ci"
 CALLS_PER_RUN = 1000
 DAYS = 100
 ASK = Ask(1000, 100, 2000, 1, 1000, 500, 100, False)
-HELD, COST = (3000, 1, 1100), (40, 1, 10)
+COST = (40, 1, 10)
 UNITS = ("usd", "calls")
 
 
@@ -55,60 +54,50 @@ async def make(path: Path, entries: int) -> None:
 
 
 def write(connection: sqlite3.Connection, calls: int, start: int, step: int) -> None:
-    runs = -(-calls // CALLS_PER_RUN)
-    totals = [COST[0] * calls, calls]
-    scopes = [(KEY, "", "", start)] + [(run(number), KEY, "", start + number) for number in range(runs)]
-    connection.executemany("INSERT INTO scopes (scope, owner, label, opened_at) VALUES (?, ?, ?, ?)", scopes)
-    rows = [(KEY, unit, None, None, total) for unit, total in zip(UNITS, totals, strict=True)]
-    for number in range(runs):
-        mine = min(CALLS_PER_RUN, calls - number * CALLS_PER_RUN)
-        rows += [(run(number), "usd", 10**12, 10**12, COST[0] * mine), (run(number), "calls", None, None, mine)]
-    connection.executemany(
-        "INSERT INTO accounts (scope, unit, period, cap, ceiling, captured) VALUES (?, ?, 'lifetime', ?, ?, ?)", rows
-    )
-    connection.executemany(
-        "INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, "
-        "captured_calls, captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, "
-        "opened_at, settled_at, basis, why) "
-        "VALUES (?, 'w', 'captured', ?, 3000, 1, 1100, 40, 1, 10, 0, 0, 0, 1000, 'gpt-4.1-mini', 'openai', ?, ?, "
-        "'metered', '')",
-        ((call(n), path_of(n), start + n * step, start + n * step + step // 2) for n in range(calls)),
-    )
-    connection.executemany(
-        "INSERT INTO entries (at, kind, call_id, worker, usd, calls, tokens, accounts, detail) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        lines(calls, start, step),
-    )
+    """Let the database itself make the rows: a tenth of the time that it takes to hand them over."""
+    given = {"calls": calls, "start": start, "step": step, "run": CALLS_PER_RUN, "key": KEY}
+    for statement in STATEMENTS:
+        connection.execute(statement, given)
 
 
-def lines(calls: int, start: int, step: int) -> Iterator[tuple[object, ...]]:
-    opening = '{{"scope":"{}","owner":"{}","label":"","limits":[{},null]}}'
-    yield (start, "open", "", "", 0, 0, 0, names(KEY), opening.format(KEY, "", "null"))
-    authorized = '{"output_tokens":1000,"model":"gpt-4.1-mini","upstream":"openai"}'
-    captured = '{"basis":"metered","why":"","usage":"","overrun":[0,0,0]}'
-    for n in range(calls):
-        at, accounts = start + n * step, path_of(n)
-        if n % CALLS_PER_RUN == 0:
-            scope = run(n // CALLS_PER_RUN)
-            yield (at, "open", "", "", 0, 0, 0, names(scope), opening.format(scope, KEY, 10**12))
-        yield (at, "authorize", call(n), "w", *HELD, accounts, authorized)
-        yield (at + step // 2, "capture", call(n), "w", *COST, accounts, captured)
+# The calls are numbered from 0; each thousand of them is a run, which is opened when its first call comes.
+_CALLS = "WITH RECURSIVE c (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < :calls - 1) "
+_RUNS = "WITH RECURSIVE r (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM r WHERE i < (:calls - 1) / :run) "
+_RUN, _RUN_OF_CALL = "printf('run:r-%08d', r.i)", "printf('run:r-%08d', c.i / :run)"
+_CALL = "printf('c-%012d', c.i)"
 
 
-def run(number: int) -> str:
-    return f"run:r-{number:08d}"
+def _names(*scopes: str) -> str:
+    names = [f"{scope} || '/{unit}/lifetime'" for scope in scopes for unit in UNITS]
+    return "'[\"' || " + " || '\",\"' || ".join(names) + " || '\"]'"
 
 
-def call(number: int) -> str:
-    return f"c-{number:012d}"
-
-
-def names(*scopes: str) -> str:
-    return json.dumps([f"{scope}/{unit}/lifetime" for scope in scopes for unit in UNITS], separators=(",", ":"))
-
-
-def path_of(number: int) -> str:
-    return names(KEY, run(number // CALLS_PER_RUN))
+STATEMENTS = (
+    "INSERT INTO scopes (scope, owner, label, opened_at) VALUES (:key, '', '', :start)",
+    f"{_RUNS} INSERT INTO scopes (scope, owner, label, opened_at) SELECT {_RUN}, :key, '', :start + r.i FROM r",
+    "INSERT INTO accounts (scope, unit, period, cap, ceiling, captured) "
+    "VALUES (:key, 'usd', 'lifetime', NULL, NULL, 40 * :calls), (:key, 'calls', 'lifetime', NULL, NULL, :calls)",
+    f"{_RUNS} INSERT INTO accounts (scope, unit, period, cap, ceiling, captured) "
+    f"SELECT {_RUN}, 'usd', 'lifetime', 1000000000000, 1000000000000, 40 * min(:run, :calls - :run * r.i) FROM r",
+    f"{_RUNS} INSERT INTO accounts (scope, unit, period, cap, ceiling, captured) "
+    f"SELECT {_RUN}, 'calls', 'lifetime', NULL, NULL, min(:run, :calls - :run * r.i) FROM r",
+    f"{_CALLS} INSERT INTO holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, "
+    "captured_calls, captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, "
+    "opened_at, settled_at, basis, why) "
+    f"SELECT {_CALL}, 'w', 'captured', {_names(':key', _RUN_OF_CALL)}, 3000, 1, 1100, 40, 1, 10, 0, 0, 0, 1000, "
+    "'gpt-4.1-mini', 'openai', :start + c.i * :step, :start + c.i * :step + :step / 2, 'metered', '' FROM c",
+    "INSERT INTO entries VALUES (1, :start, 'open', '', '', 0, 0, 0, "
+    f"{_names(':key')}, json_object('scope', :key, 'owner', '', 'label', '', 'limits', json('[null,null]')))",
+    f"{_RUNS} INSERT INTO entries SELECT 2 + r.i * (2 * :run + 1), :start + r.i * :run * :step, 'open', '', '', "
+    f"0, 0, 0, {_names(_RUN)}, "
+    f"json_object('scope', {_RUN}, 'owner', :key, 'label', '', 'limits', json('[1000000000000,null]')) FROM r",
+    f"{_CALLS} INSERT INTO entries SELECT 3 + c.i / :run + 2 * c.i + k.i, :start + c.i * :step + k.i * :step / 2, "
+    f"k.kind, {_CALL}, 'w', k.usd, 1, k.tokens, {_names(':key', _RUN_OF_CALL)}, k.detail "
+    "FROM c CROSS JOIN (SELECT 0 AS i, 'authorize' AS kind, 3000 AS usd, 1100 AS tokens, "
+    """'{"output_tokens":1000,"model":"gpt-4.1-mini","upstream":"openai"}' AS detail """
+    "UNION ALL SELECT 1, 'capture', 40, 10, "
+    """'{"basis":"metered","why":"","usage":"","overrun":[0,0,0]}') AS k""",
+)
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cluster import shared
+from databases import database_of
 from test_store_contract import ENGINES, NOON, Hands
 
 from bursar.clock import Instant
@@ -36,8 +38,9 @@ from bursar.ledger.account import (
     Unit,
     Void,
 )
-from bursar.ledger.store import DAY, LEASE, Compacted, Entry, LedgerUnavailableError, Store
+from bursar.ledger.store import DAY, LEASE, Compacted, Entry, LedgerUnavailableError, NotWrittenError, Store
 from bursar.money import BrokenInvariantError
+from bursar.stores.postgres import PostgresStore
 
 KEY, RUN = "key:ci", "run:r1"
 PATH = (KEY, RUN)
@@ -409,3 +412,26 @@ async def test_a_folded_ledger_does_what_one_that_keeps_everything_does(
     await twins.compare()
     await twins.folded.close()
     await twins.twin.close()
+
+
+async def test_a_role_that_may_not_fold_is_told_so(clock: Hands, tmp_path: Path) -> None:
+    url = database_of(tmp_path)
+    name = url.rpartition("/")[2].partition("?")[0]
+    owner = PostgresStore(url, clock, marker=tmp_path / "ledger.json")
+    await owner.start()
+    await owner.submit(OpenScope(KEY, "", Limits()))
+    await owner.submit(SetLimit(KEY, Unit.USD, 5_000))
+    pass_days(clock, 3)
+    role = f"folder_{name}"
+    server = shared()
+    server.sql(f"CREATE ROLE {role} LOGIN PASSWORD 'geheim'; GRANT bursar_gateway TO {role}")
+    gateway = PostgresStore(server.url(name, role, "geheim"), clock, marker=tmp_path / "gateway.json")
+    await gateway.start()
+    with pytest.raises(NotWrittenError, match="only the role that owns the ledger"):
+        await gateway.compact(KEEP, 100)
+    await hold(gateway, "c1", scopes=(KEY,))
+    await gateway.close()
+    assert (await owner.compact(KEEP, 100)).entries == 2
+    assert await owner.audit() == ()
+    await owner.close()
+    server.sql(f"DROP OWNED BY {role}; DROP ROLE {role}", name)

@@ -60,6 +60,7 @@ T = TypeVar("T")
 
 MIGRATION_SECONDS = 3600.0
 """How long a change of the schema may take on a large ledger, and the other gateways wait for it."""
+NOT_OWNER = "only the role that owns the ledger may fold it: run `bursar ledger compact` under that role"
 ADVICE = (
     "What was spent since is not known any more. Restore the newest backup, or accept what is there and count from it: "
     "bursar ledger adopt"
@@ -423,7 +424,12 @@ class PostgresStore:
 
         async def step(connection: Connection) -> Compacted:
             now = await self._now(connection)
-            return await compact(connection, self.worker, now, keep_days, entries_max, archive)
+            try:
+                return await compact(connection, self.worker, now, keep_days, entries_max, archive)
+            except OUTAGES as error:
+                if sqlstate(error) == "42501":
+                    raise NotWrittenError(NOT_OWNER) from error
+                raise
 
         return await self._reader.change(step)
 
