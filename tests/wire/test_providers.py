@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from bodies import CHAT, MESSAGES, Format, sse
 from conftest import Wire, wire_up
-from scripted import Answer, answer, chunked, cut, play
+from scripted import Answer, Served, answer, chunked, cut, play
 
 from bursar.ledger.account import HoldState
 
@@ -240,3 +241,72 @@ async def test_each_upstream_has_its_own_limits_of_time(tmp_path: Path) -> None:
         assert (await post(wire, case)).status == 502
         state, basis, _captured, _held = await the_end(wire)
         assert (state, basis) == (HoldState.CAPTURED, "presumed")
+
+
+async def leaves(wire: Wire, case: Sent, after_events: int, gone: asyncio.Event) -> None:
+    """Begin a stream, read some of its events, and leave without a word."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+    writer.write(wire.raw(f"/{case.name}{case.fmt.path}", case.request | {"stream": True}, x_bursar_run="r1"))
+    for _ in range(after_events):
+        await reader.readuntil(b"\n\n")
+    writer.transport.abort()
+    gone.set()
+
+
+@by_provider
+async def test_when_the_client_leaves_the_rest_is_read_and_metered(tmp_path: Path, case: Sent) -> None:
+    async with set_up(tmp_path, case) as wire:
+        gone = asyncio.Event()
+
+        async def script(_served: Served, writer: asyncio.StreamWriter) -> None:
+            raw = chunked(*case.fmt.stream)
+            first = len(chunked(case.fmt.stream[0])) - len(b"0\r\n\r\n")
+            writer.write(raw[:first])
+            await writer.drain()
+            await gone.wait()
+            writer.write(raw[first:])
+            await writer.drain()
+
+        wire.provider.script = script
+        await leaves(wire, case, 1, gone)
+        assert (await the_end(wire))[:3] == (HoldState.CAPTURED, "metered", case.cost_nanodollars)
+
+
+@pytest.mark.parametrize(("own", "basis"), [(5, "metered"), (None, "presumed")])
+async def test_how_long_the_rest_is_read_is_the_upstreams_own_or_the_policys(
+    tmp_path: Path, own: int | None, basis: str
+) -> None:
+    """The policy says: not at all."""
+    settings = {"base_url": "PROVIDER"} | ({} if own is None else {"read_on_seconds_max": own})
+    case = Sent("groq", "", ("", "K"), settings)
+    policy = {"read_on_seconds_max": 0}
+    async with wire_up(
+        tmp_path, secrets={"groq": "K"}, upstreams={"groq": settings}, policy=policy, models=case.models
+    ) as wire:
+        gone = asyncio.Event()
+
+        async def script(_served: Served, writer: asyncio.StreamWriter) -> None:
+            raw = chunked(*CHAT.stream)
+            first = len(chunked(CHAT.stream[0])) - len(b"0\r\n\r\n")
+            writer.write(raw[:first])
+            await writer.drain()
+            await (gone if own else asyncio.Event()).wait()
+            writer.write(raw[first:])
+            await writer.drain()
+
+        wire.provider.script = script
+        await leaves(wire, case, 1, gone)
+        assert (await the_end(wire))[:2] == (HoldState.CAPTURED, basis)
+
+
+async def test_each_upstream_has_its_own_limit_of_a_whole_answer(tmp_path: Path) -> None:
+    async def endless(_served: Served, writer: asyncio.StreamWriter) -> None:
+        writer.write(chunked(CHAT.stream[0])[: -len(b"0\r\n\r\n")])
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    case = Sent("groq", "", ("", "K"), {"total_seconds_max": 0.05})
+    async with set_up(tmp_path, case) as wire:
+        wire.provider.script = endless
+        assert not (await post(wire, case, stream=True)).is_complete
+        assert (await the_end(wire))[:2] == (HoldState.CAPTURED, "presumed")
