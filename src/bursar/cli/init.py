@@ -14,6 +14,7 @@ TEMPLATE = """\
 [ledger]
 # Where the books are. A relative path counts from this file.
 # url = "{ledger_url}"
+# keep_days = 90                   # fold entries that are older into balances; default: keep all of them
 
 [server]
 # Where `bursar serve` listens, and how much it takes.
@@ -40,6 +41,7 @@ TEMPLATE = """\
 # wait_seconds_max = 30
 # read_on_seconds_max = 30         # when the client has left, to meter the rest of the reply
 # refusal_status = "auto"          # or 429, 402, 400
+# timezone = "UTC"                 # of budgets by the day, week or month that name no other
 # allow_fields = []                # request fields you vouch for, though bursar does not know them
 
 # ---- Keys: who may call, and with which caps. `bursar keys create NAME` makes one without this file. ----
@@ -47,6 +49,7 @@ TEMPLATE = """\
 # key_env = "BURSAR_KEY_CI"        # the variable that holds the secret
 # run = {{ usd = "1.00", calls = 50 }}
 # usd = "100.00"                   # over all runs of this key
+# budgets = [{{ usd = "50", period = "day" }}, {{ calls = 1000, period = "rolling 1h" }}]   # or hour, week, month
 # runs_per_hour_max = 100
 # models = ["gpt-*", "claude-*"]
 
