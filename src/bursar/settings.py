@@ -97,6 +97,7 @@ EnvName = Annotated[str, StringConstraints(pattern=r"^([A-Za-z_][A-Za-z0-9_]{0,1
 Word = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]{0,127})?$")]
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+LedgerUrl = Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgres(ql)?://\S+)$")]
 UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
 
@@ -117,7 +118,8 @@ class _Section(BaseModel):
 class LedgerSettings(_Section):
     """Where the books are."""
 
-    url: Annotated[str, StringConstraints(min_length=1)] = Field(default_factory=_default_ledger_url)
+    url: LedgerUrl = Field(default_factory=_default_ledger_url)
+    marker: Annotated[str, StringConstraints(pattern=r"^(/.+)?$")] = ""
     keep_days: Annotated[int, Field(ge=2, le=36_500)] | None = None
     """Entries and settled calls that are older are folded into balances; None keeps them for ever."""
 
@@ -413,10 +415,9 @@ def load(path: Path | None) -> Settings:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from None
     settings = parse(data, str(path))
-    url = settings.ledger.url
     if "ledger" not in settings.model_fields_set:
         return settings
-    ledger = settings.ledger.model_copy(update={"url": absolute_url(url, path.parent)})
+    ledger = settings.ledger.model_copy(update={"url": absolute_url(settings.ledger.url, path.parent)})
     return settings.model_copy(update={"ledger": ledger})
 
 
@@ -433,7 +434,6 @@ def absolute_url(url: str, folder: Path) -> str:
     """Give a ledger URL that means the same file in every process: a relative path counts from the folder."""
     if not url.startswith(SQLITE_PREFIX):
         return url
-    # An absolute path is joined as it is.
     return f"{SQLITE_PREFIX}{(folder / Path(url.removeprefix(SQLITE_PREFIX)).expanduser()).absolute()}"
 
 

@@ -72,7 +72,7 @@ def ledger_option(command: F) -> F:
     return click.option(
         "--ledger",
         metavar="URL",
-        help="Where the books are, such as sqlite:///path; default from the settings.",
+        help="Where the books are: sqlite:///path or postgresql://host/database; default from the settings.",
     )(command)
 
 
@@ -99,6 +99,9 @@ def settings_for(config: Path | None, ledger: str | None) -> Settings:
         raise WrongSettingsError(str(error)) from None
     url = settings.ledger.url if ledger is None else ledger if "://" in ledger else f"sqlite:///{ledger}"
     books = settings.ledger.model_copy(update={"url": absolute_url(url, Path.cwd())})
+    if ledger is not None:
+        # The marker of the settings belongs to the ledger of the settings.
+        books = books.model_copy(update={"marker": ""})
     return settings.model_copy(update={"ledger": books})
 
 
@@ -106,7 +109,7 @@ def ledger_of(settings: Settings) -> Store:
     """Give the ledger, not started yet; raises ValueError for a URL that no store serves."""
     from bursar.stores import open_store
 
-    return open_store(settings.ledger.url)
+    return open_store(settings.ledger.url, settings.ledger.marker)
 
 
 @contextmanager
@@ -140,17 +143,20 @@ async def open_books(settings: Settings) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def existing_books(settings: Settings) -> AsyncIterator[Store]:
     """Open a ledger that must be there already: looking must not make an empty one where the path is mistyped."""
-    _ensure_there(settings.ledger.url)
+    await _ensure_there(settings)
     async with open_books(settings) as store:
         yield store
 
 
-def _ensure_there(url: str) -> None:
+async def _ensure_there(settings: Settings) -> None:
     from bursar.settings import SQLITE_PREFIX
+    from bursar.stores import is_there
 
-    path = url.removeprefix(SQLITE_PREFIX)
-    if url.startswith(SQLITE_PREFIX) and not Path(path).exists():
-        raise FailedError(f"no ledger at {path}; `bursar run` and `bursar serve` make one")
+    url = settings.ledger.url
+    with ledger_errors(settings):
+        if not await is_there(url):
+            place = without_password(url.removeprefix(SQLITE_PREFIX))
+            raise FailedError(f"no ledger at {place}; `bursar run` and `bursar serve` make one")
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:

@@ -329,7 +329,7 @@ class _Session:
 
         log_to(_LinesHandler(self._log))
         settings = self._plan.settings
-        app = create_app(settings, open_store(settings.ledger.url), provider_keys)
+        app = create_app(settings, open_store(settings.ledger.url, settings.ledger.marker), provider_keys)
         app.events.subscribe(self._tally.note)
         if self._plan.stops_at_cap:
             app.events.subscribe(lambda _event: self._stop_at_cap(child))

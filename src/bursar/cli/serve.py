@@ -99,6 +99,8 @@ async def _look_at_the_books(settings: Settings) -> None:
     """Open the ledger once, so that what is wrong with it is said once, and see whether anybody may call."""
     async with open_books(settings) as store:
         rows = await store.keys()
+        for warning in store.warnings:
+            say(f"warning: {warning}")
     declared = any(key.key_env for key in settings.keys.values())
     if not declared and all(row.revoked_at is not None for row in rows):
         say("no key yet, so every call is refused with 401; make one with `bursar keys create NAME`")
@@ -123,7 +125,9 @@ def _serve_here(settings: Settings, sockets: list[socket.socket], announce: Call
     from bursar.stores import open_store
 
     log_to(logging.StreamHandler())
-    app = create_app(settings, open_store(settings.ledger.url), settings.provider_keys(os.environ))
+    app = create_app(
+        settings, open_store(settings.ledger.url, settings.ledger.marker), settings.provider_keys(os.environ)
+    )
     server = GatewayServer(config(app, settings.server, settings.server.drain_seconds_max), announce)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_signal(server, sockets))

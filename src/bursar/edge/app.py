@@ -387,5 +387,7 @@ def from_environment() -> Gateway:
     """Make the gateway of a worker process from BURSAR_CONFIG and BURSAR_LEDGER."""
     config = os.environ.get("BURSAR_CONFIG", "")
     settings = load(Path(config) if config else None)
-    store = open_store(os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url)
+    url = os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url
+    # The marker of the settings belongs to the ledger of the settings.
+    store = open_store(url, settings.ledger.marker if url == settings.ledger.url else "")
     return create_app(settings, store, settings.provider_keys(os.environ))

@@ -171,6 +171,8 @@ class Store(Protocol):
 
     worker: str
     """The identity under which this process lives; its lock dies with it."""
+    warnings: tuple[str, ...]
+    """Where the database is set to lose what it has acknowledged; known after `start`."""
 
     async def submit(self, operation: Operation) -> Answer:
         """Have the operation decided and durable; raises LedgerUnavailableError, BrokenInvariantError."""

@@ -449,5 +449,17 @@ class PostgresStore:
         return await self._reader.run(read)
 
 
+async def is_made(url: str) -> bool:
+    """Say whether a database has a ledger; raises LedgerUnavailableError."""
+    try:
+        connection = await connect(url, Patience())
+        try:
+            return bool(await connection.fetchval(SQL["migrations_there"]))
+        finally:
+            await close(connection)
+    except (*OUTAGES, ValueError) as error:
+        raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
+
+
 def _new_worker() -> str:
     return f"{os.getpid()}-{secrets.token_hex(8)}"

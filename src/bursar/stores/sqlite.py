@@ -58,6 +58,7 @@ class SqliteStore:
     ) -> None:
         self.worker = ""
         """Empty until the store is started."""
+        self.warnings: tuple[str, ...] = ()
         self._files = Files(Path(path))
         self._clock = clock or SystemClock()
         self._queue_max = queue_max
