@@ -15,7 +15,7 @@ CLAUDE_FOR_TOOLS = 804
 CLAUDE_TYPED_TOOLS = {"bash_20250124": 325, "text_editor_20250728": 700, "computer_toolset_20260801": 4_590}
 # The worst that a reconstruction of Claude's tokenizers was seen to make of a byte.
 CLAUDE_PER_ASCII_BYTE, CLAUDE_PER_OTHER_BYTE = 1.67, 2.33
-CLAUDE_IMAGE, GEMINI_TILE = 4_784, 258
+CLAUDE_IMAGE, GEMINI_TILE, GEMINI_HIGHEST_RESOLUTION = 4_784, 258, 2_240
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,15 @@ def claude_image(picture: Picture) -> int:
     shrink = min(1.0, 2576 / max(picture.width, picture.height))
     width, height = max(1, round(picture.width * shrink)), max(1, round(picture.height * shrink))
     return min(CLAUDE_IMAGE, max(width * height // 750, ceil(width / 28) * ceil(height / 28)))
+
+
+def gemini_image(picture: Picture) -> int:
+    """Give the tokens of an image by Google's guide: tiles of 258, or what the resolution of Gemini 3 makes of it."""
+    width, height = picture.width, picture.height
+    if max(width, height) <= 384:
+        return GEMINI_HIGHEST_RESOLUTION
+    unit = min(max(floor(min(width, height) / 1.5), 256), 768)
+    return max(GEMINI_TILE * ceil(width / unit) * ceil(height / unit), GEMINI_HIGHEST_RESOLUTION)
 
 
 def tool_json(tools: list[Any]) -> list[str]:

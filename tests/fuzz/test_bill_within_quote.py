@@ -21,6 +21,7 @@ from provider_model import (
     byte_level_tokens,
     claude_image,
     claude_tokens,
+    gemini_image,
     openai_image,
     tool_json,
 )
@@ -39,14 +40,24 @@ from bursar.pricing.rates import Card
 NOON = Instant(1_795_435_200 * SECOND)
 # Noon, DeepSeek's dear hours, minutes before they begin, and next spring.
 MOMENTS = [NOON, *(Instant(NOON + hours * 3600 * SECOND) for hours in (14, 12.9, 24 * 150))]
-BOOK = Book({}, {name: name for name in ("openai", "anthropic", "google", "deepseek", "mistral", "groq")})
+BOOK = Book({}, {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {"gemini": "google"})
 SETTINGS = settings(max_examples=400, deadline=None, database=None, print_blob=True)
 
 
 @cache
 def cards(upstream: str) -> list[Card]:
     """Give every model of the real book that gives output."""
-    found = [card for card in BOOK.models(upstream, NOON) if isinstance(card, Card) and card.output_tokens_max]
+    return [card for card in every_card(upstream) if card.output_tokens_max]
+
+
+@cache
+def embedders(upstream: str) -> list[Card]:
+    """Give every model of the real book that gives none."""
+    return [card for card in every_card(upstream) if not card.output_tokens_max]
+
+
+def every_card(upstream: str) -> list[Card]:
+    found = [card for card in BOOK.models(upstream, NOON) if isinstance(card, Card)]
     assert found, upstream
     return found
 
@@ -61,6 +72,8 @@ class Side(NamedTuple):
     seen: bool
     """Whether the gateway sees all of the input."""
     extra_output: int = 0
+    windows: int = 1
+    """How many inputs have a window of their own."""
     headers: dict[str, str] = {}  # noqa: RUF012 - never written to
 
 
@@ -177,6 +190,59 @@ def messages(draw: st.DrawFn) -> Side:
     return Side("anthropic", "/v1/messages", body, tokens, seen, headers=headers)
 
 
+@st.composite
+def geminis(draw: st.DrawFn) -> Side:
+    card = draw(st.sampled_from(cards("gemini")))
+    said, pictures = draw(st.lists(TEXTS, min_size=1, max_size=4)), draw(st.lists(PICTURES, max_size=3))
+    content: list[Any] = [{"text": text} for text in said]
+    content += [{"inlineData": {"mimeType": "image/png", "data": png(picture)}} for picture in pictures]
+    schemas = draw(st.lists(SCHEMAS, max_size=3))
+    functions = [{"name": f"f{at}", "parameters": schema} for at, schema in enumerate(schemas)]
+    settings_ = _maybe(draw, maxOutputTokens=draw(BOUNDS), candidateCount=draw(st.integers(1, 8)))
+    body: dict[str, Any] = {"contents": [{"role": "user", "parts": content}], "generationConfig": settings_}
+    body |= _maybe(draw, tools=[{"functionDeclarations": functions}] if functions else [])
+    body |= _maybe(draw, systemInstruction={"parts": [{"text": said[0]}]}, serviceTier=draw(_tiers(card)).upper())
+    shown = [*said, *tool_json(body.get("tools", []))] + ([said[0]] if "systemInstruction" in body else [])
+    seen = draw(st.integers(0, 9)) > 0
+    if not seen:
+        kind = draw(st.sampled_from(["audio/wav", "video/mp4", "application/pdf"]))
+        content.append({"inlineData": {"mimeType": kind, "data": "AAAA"}})
+    tokens = byte_level_tokens(shown) + 1 + PER_MESSAGE * 2 + sum(map(gemini_image, pictures))
+    tokens += (FOR_TOOLS + PER_TOOL * len(functions)) if "tools" in body else 0
+    return Side("gemini", f"/v1beta/models/{card.model}:generateContent", body, tokens, seen)
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> Side:
+    card = draw(st.sampled_from(cards("openai")))
+    prompts = draw(st.lists(TEXTS, min_size=1, max_size=4))
+    body: dict[str, Any] = {"model": card.model, "prompt": prompts if len(prompts) > 1 else prompts[0]}
+    body |= _maybe(draw, max_tokens=draw(BOUNDS), n=draw(st.integers(1, 5)), best_of=draw(st.integers(1, 9)))
+    tokens = byte_level_tokens(prompts) + len(prompts) * PER_MESSAGE
+    return Side("openai", "/v1/completions", body, tokens, seen=True, windows=len(prompts))
+
+
+@st.composite
+def embeddings(draw: st.DrawFn) -> Side:
+    upstream = draw(st.sampled_from(["openai", "mistral"]))
+    card = draw(st.sampled_from(embedders(upstream)))
+    given = draw(st.lists(TEXTS, min_size=1, max_size=6))
+    as_tokens = draw(st.booleans())
+    body = {"model": card.model, "input": [list(text.encode()) or [0] for text in given] if as_tokens else given}
+    tokens = byte_level_tokens(given) + len(given) * PER_MESSAGE
+    return Side(upstream, "/v1/embeddings", body, tokens, seen=True, windows=len(given))
+
+
+@st.composite
+def gemini_embeddings(draw: st.DrawFn) -> Side:
+    card = draw(st.sampled_from(embedders("gemini")))
+    given = draw(st.lists(TEXTS, min_size=1, max_size=6))
+    body = {"requests": [{"content": {"parts": [{"text": text}]}} for text in given]}
+    tokens = byte_level_tokens(given) + len(given) * PER_MESSAGE
+    path = f"/v1beta/models/{card.model}:batchEmbedContents"
+    return Side("gemini", path, body, tokens, seen=True, windows=len(given))
+
+
 def _maybe(draw: st.DrawFn, **members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value not in (None, []) and draw(st.booleans())}
 
@@ -237,7 +303,39 @@ def anthropic_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, 
     return {"type": "message", "model": call.model, "usage": usage}
 
 
+@st.composite
+def gemini_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, output: int) -> dict[str, Any]:
+    fresh, read = draw(parted(input_tokens, 2))
+    thoughts, said = draw(parted(output, 2))
+    by_tool, prompt = draw(parted(fresh, 2))
+    usage: dict[str, Any] = {
+        "promptTokenCount": prompt + read,
+        "toolUsePromptTokenCount": by_tool,
+        "cachedContentTokenCount": read,
+        "candidatesTokenCount": said,
+        "thoughtsTokenCount": thoughts,
+        "totalTokenCount": input_tokens + output,
+    }
+    if not side.seen and "application/pdf" not in json.dumps(side.body):
+        audio, cached_audio = draw(st.integers(0, prompt)), draw(st.integers(0, read))
+        usage["promptTokensDetails"] = [{"modality": "AUDIO", "tokenCount": audio + cached_audio}]
+        usage["cacheTokensDetails"] = [{"modality": "AUDIO", "tokenCount": cached_audio}]
+    return {"candidates": [{"finishReason": "STOP"}], "modelVersion": call.model, "usageMetadata": usage}
+
+
+@st.composite
+def no_output_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, output: int) -> dict[str, Any]:
+    if side.upstream == "gemini":
+        return {"embeddings": [], "usageMetadata": {"promptTokenCount": input_tokens, "totalTokenCount": input_tokens}}
+    given = draw(st.sampled_from([input_tokens, input_tokens // 2]))
+    return {"model": call.model, "data": [], "usage": {"prompt_tokens": given, "total_tokens": input_tokens}}
+
+
 KINDS = {
+    "gemini": (geminis(), gemini_usage),
+    "completions": (completions(), openai_usage),
+    "embeddings": (embeddings(), no_output_usage),
+    "gemini embeddings": (gemini_embeddings(), no_output_usage),
     "chat": (chats(), openai_usage),
     "responses": (responses(), openai_usage),
     "messages": (messages(), anthropic_usage),
@@ -275,8 +373,9 @@ def test_the_bill_is_within_the_hold(kind: str, data: st.DataObject, now: Instan
     assert sent.output.tokens_asked == granted
 
     window = quote.card.context_tokens if call.takes_long_context else quote.card.context_tokens_unasked
+    window *= side.windows
     most = min(side.input_tokens_max, window) if side.seen else window
-    input_tokens = data.draw(st.sampled_from([most, most]) | st.integers(0, most))
+    input_tokens = data.draw(st.sampled_from([most, most]) | st.integers(1, max(1, most)))
     most_output = granted * call.output.choices + side.extra_output
     output = data.draw(st.sampled_from([most_output, most_output]) | st.integers(0, most_output))
     reply = data.draw(usages(side, call, input_tokens, output))
