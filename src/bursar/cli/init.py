@@ -14,7 +14,7 @@ TEMPLATE = """\
 [ledger]
 # Where the books are. A relative path counts from this file.
 # url = "{ledger_url}"
-# keep_days = 90                   # fold entries that are older into balances; default: keep all of them
+# To fold entries into balances that are older (all are kept where it is not said): keep_days = 90
 
 [server]
 # Where `bursar serve` listens, and how much it takes.
