@@ -41,7 +41,7 @@ NOON = Instant(1_795_435_200 * SECOND)
 # Noon, DeepSeek's dear hours, minutes before they begin, and next spring.
 MOMENTS = [NOON, *(Instant(NOON + hours * 3600 * SECOND) for hours in (14, 12.9, 24 * 150))]
 BOOK = Book({}, {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {"gemini": "google"})
-SETTINGS = settings(max_examples=400, deadline=None, database=None, print_blob=True)
+SETTINGS = settings(max_examples=250, deadline=None, database=None, print_blob=True)
 
 
 @cache
