@@ -8,6 +8,7 @@ from decimal import Decimal
 import anthropic
 import openai
 import pytest
+from google.genai import errors as google_errors
 
 from bursar.dialects.table import DIALECTS
 
@@ -35,6 +36,8 @@ def test_an_error_says_its_kind_its_code_and_the_details(
     for name, kind in (
         ("openai_chat", openai_type),
         ("openai_responses", openai_type),
+        ("openai_completions", openai_type),
+        ("openai_embeddings", openai_type),
         ("anthropic_messages", anthropic_type),
     ):
         body = json.loads(DIALECTS[name].error(status, code, "The cap is spent.", DETAILS))
@@ -71,3 +74,40 @@ def response(client: openai.OpenAI | anthropic.Anthropic, status: int, body: byt
     request = client._client.build_request("POST", "http://127.0.0.1:9/")
     library = __import__(type(request).__module__.partition(".")[0])
     return library.Response(status, content=body, request=request)
+
+
+@pytest.mark.parametrize("name", ["gemini", "gemini_embeddings"])
+@pytest.mark.parametrize(
+    ("status", "code", "word"),
+    [
+        (400, "unreadable", "INVALID_ARGUMENT"),
+        (401, "invalid_key", "UNAUTHENTICATED"),
+        (402, "cap_exhausted", "FAILED_PRECONDITION"),
+        (403, "model_not_allowed", "PERMISSION_DENIED"),
+        (404, "unmetered", "NOT_FOUND"),
+        (422, "unbounded", "INVALID_ARGUMENT"),
+        (429, "cap_exhausted", "RESOURCE_EXHAUSTED"),
+        (500, "internal", "INTERNAL"),
+        (503, "ledger_unavailable", "UNAVAILABLE"),
+    ],
+)
+def test_an_error_for_google_has_its_number_its_word_and_our_code(name: str, status: int, code: str, word: str) -> None:
+    details = {**DETAILS, "resets_at": None, "code": "of the details"}
+    body = json.loads(DIALECTS[name].error(status, code, "The cap is spent.", details))
+    error = body["error"]
+    assert (error["code"], error["status"], error["message"]) == (status, word, "The cap is spent.")
+    assert error["bursar"]["scope"] == "run"
+    assert error["bursar"]["code"] == code
+    assert error["bursar"]["resets_at"] is None
+    (info,) = error["details"]
+    assert info["@type"] == "type.googleapis.com/google.rpc.ErrorInfo"
+    assert (info["reason"], info["domain"]) == (code.upper(), "bursar")
+    assert info["metadata"]["limit"] == "5.00"
+    assert "resets_at" not in info["metadata"]  # they are texts
+
+
+def test_the_google_sdk_raises_its_typed_error_with_our_message_and_details() -> None:
+    body = DIALECTS["gemini"].error(402, "cap_exhausted", "The cap is spent.", DETAILS)
+    error = google_errors.ClientError(402, json.loads(body))
+    assert (error.code, error.status, error.message) == (402, "FAILED_PRECONDITION", "The cap is spent.")
+    assert error.details["error"]["bursar"]["code"] == "cap_exhausted"

@@ -100,7 +100,7 @@ def error_body(status: int, code: str, message: str, details: Mapping[str, objec
         "message": message,
         "status": _STATUSES.get(status, "UNAVAILABLE"),
         "details": [info],
-        "bursar": {"code": code, **details},
+        "bursar": {**details, "code": code},
     }
     return json.dumps({"error": error}, default=str).encode()
 
