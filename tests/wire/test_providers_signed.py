@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import importlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -131,6 +132,23 @@ async def test_without_credentials_nothing_is_sent_and_nothing_is_charged(
         assert (got.status, "no AWS credentials" in got.body.decode()) == (502, True)
         assert wire.provider.served == []
         assert (await the_end(wire))[0] is HoldState.VOID
+
+
+async def test_a_gateway_without_the_library_starts_and_says_which_one_to_install(
+    tmp_path: Path, aws: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.import_module
+
+    def missing(name: str, package: str | None = None) -> Any:
+        if name.startswith("botocore"):
+            raise ImportError(name)
+        return there(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    async with bedrock(tmp_path) as wire:
+        got = await claude(wire, "bedrock", SONNET)
+        assert (got.status, "pip install 'bursar[bedrock]'" in got.body.decode()) == (400, True)
+        assert await wire.holds() == ()
 
 
 # ---- Google ---------------------------------------------------------------------------------------------------------

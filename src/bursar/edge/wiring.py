@@ -28,7 +28,7 @@ from bursar.upstream.configured import ways_of
 from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.fetch import fetch
 from bursar.upstream.providers import Endpoint, Signing
-from bursar.upstream.signing import Signer, aws_signer, google_signer
+from bursar.upstream.signing import MissingExtraError, Signer, aws_signer, google_signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         rules=rules,
         openings=_openings(settings),
         declarations=_declarations(settings),
-        missing_keys={
-            name: f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
-            for name, upstream in settings.upstreams.items()
-            if upstream.needs_key and not provider_keys.get(name)
-        },
+        missing_keys=_missing_keys(settings, provider_keys),
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
     )
 
@@ -148,7 +144,14 @@ def _endpoint(name: str, upstream: UpstreamSettings, settings: Settings, provide
 
 
 def _signer(upstream: UpstreamSettings) -> Signer | None:
-    """Give what signs the requests where there is no key; raises MissingExtraError."""
+    """Give what signs the requests where there is no key; None also where its library is missing."""
+    try:
+        return _made_signer(upstream)
+    except MissingExtraError:
+        return None  # and no call gets as far, since the upstream is among those without a key
+
+
+def _made_signer(upstream: UpstreamSettings) -> Signer | None:
     match upstream.record.signing:
         case Signing.NONE:
             return None
@@ -156,6 +159,21 @@ def _signer(upstream: UpstreamSettings) -> Signer | None:
             return google_signer(fetch)
         case Signing.AWS:
             return aws_signer(upstream.region)
+
+
+def _missing_keys(settings: Settings, provider_keys: Mapping[str, str]) -> dict[str, str]:
+    """Give what to do about each upstream that could not be called for want of a key, or of what signs instead."""
+    found = {}
+    for name, upstream in settings.upstreams.items():
+        if provider_keys.get(name):
+            continue
+        if upstream.needs_key:
+            found[name] = f"the gateway has no key for the upstream {name}: set {upstream.key_env} where bursar runs"
+        try:
+            _made_signer(upstream)
+        except MissingExtraError as error:
+            found[name] = f"the gateway cannot sign for the upstream {name}: {error}"
+    return found
 
 
 def _counts(upstream: UpstreamSettings) -> bool:

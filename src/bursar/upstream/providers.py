@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from bursar.call import UsageRules
 from bursar.dialects.protocol import Quirks
-from bursar.upstream.signing import KeySigner, Signer
+
+if TYPE_CHECKING:
+    from bursar.upstream.signing import Signer
 
 _REDIRECTS = frozenset(range(300, 400))
 # "Failed requests are not charged" (Anthropic help centre); so any error status before the body ends is unbilled.
@@ -299,4 +302,7 @@ class Endpoint:
         """Give what signs the requests to this endpoint."""
         if self.signer is not None:
             return self.signer
+        # The settings are read with this table, and by commands that never make a request.
+        from bursar.upstream.signing import KeySigner
+
         return KeySigner(self.provider.key_header, self.provider.key_prefix + self.secret if self.secret else "")
