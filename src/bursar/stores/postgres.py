@@ -35,6 +35,7 @@ from bursar.stores import postgres_reads as reads
 from bursar.stores.marker import Marker
 from bursar.stores.migrate import Migration, SchemaError, is_up_to_date, migrate_postgres, migrations
 from bursar.stores.postgres_link import (
+    NO_URL,
     OUTAGES,
     POOLED,
     SQL,
@@ -107,7 +108,7 @@ class PostgresStore:
         worker = _new_worker()
         try:
             connection = await connect(self._url, self._patience, worker)
-        except (*OUTAGES, ValueError) as error:
+        except (*OUTAGES, *NO_URL) as error:
             raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
         try:
             opened = await self._open_first(connection, worker)
@@ -280,7 +281,7 @@ class PostgresStore:
     async def _adopt(self, who: str) -> Adopted:
         try:
             connection = await connect(self._url, self._patience, _new_worker())
-        except (*OUTAGES, ValueError) as error:
+        except (*OUTAGES, *NO_URL) as error:
             raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
         try:
             await self._migrate(connection)
@@ -457,7 +458,7 @@ async def is_made(url: str) -> bool:
             return bool(await connection.fetchval(SQL["migrations_there"]))
         finally:
             await close(connection)
-    except (*OUTAGES, ValueError) as error:
+    except (*OUTAGES, *NO_URL) as error:
         raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
 
 

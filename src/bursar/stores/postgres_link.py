@@ -44,6 +44,8 @@ class MismatchError(Exception):
 
 OUTAGES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """Everything that a driver says of a server that is away, refuses or breaks off. `TimeoutError` is an OSError."""
+NO_URL = (ValueError, OverflowError)
+"""What the driver raises for an address that is none."""
 REFUSALS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError, ValueError, OverflowError, MismatchError)
 """What a single operation is guilty of: the constraints refuse its rows, or its values are none."""
 AGAIN = frozenset({"40001", "40P01", "23505"})
