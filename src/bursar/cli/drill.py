@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -239,12 +240,14 @@ def _shown(finding: Finding) -> str:
 async def _opened(url: str) -> AsyncIterator[Ledger]:
     from bursar.stores import open_store
 
-    store = open_store(url)
-    await store.start()
-    try:
-        yield StoreLedger(store)
-    finally:
-        await store.close()
+    # The ledger ends with the drill: nothing of it is to be remembered in the state directory.
+    with tempfile.TemporaryDirectory(prefix="bursar-drill-") as folder:
+        store = open_store(url, f"{folder}/marker.json")
+        await store.start()
+        try:
+            yield StoreLedger(store)
+        finally:
+            await store.close()
 
 
 # ---- what people see ------------------------------------------------------------------------------------------------
