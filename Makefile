@@ -68,7 +68,7 @@ fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=
 	$(BIN)/python -m tests.fuzz.fuzz_parsers --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
 
 agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bursar run`; writes docs/agents.md (minutes; needs npm)
-	BURSAR_AGENTS=all $(BIN)/python -m pytest tests/agents -s
+	BURSAR_AGENTS=all $(BIN)/python -m pytest tests/agents tests/wire/test_providers_litellm.py -s
 
 bench: $(VENV)/.run  ## side by side with nginx and LiteLLM; writes bench/results/ and docs/bench.md (about 15 minutes)
 	$(BIN)/python bench/run.py
