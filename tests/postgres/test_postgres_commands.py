@@ -51,6 +51,13 @@ def test_a_database_that_does_not_answer_is_said_in_one_line_without_the_passwor
         assert said.output.count("\n") == 1
 
 
+def test_a_password_among_the_options_is_not_said_either(ledger: str, postgres: Cluster) -> None:
+    server = f"host={postgres.folder}&port={postgres.port}"
+    said = bursar("ledger", "verify", "--ledger", f"postgresql:///none?{server}&user=nobody&password={SECRET}")
+    assert said.exit_code == 1
+    assert "password=***" in said.output
+
+
 def test_the_books_are_verified_exported_and_held(ledger: str) -> None:
     assert bursar("keys", "create", "ci", "--usd", "5", "--ledger", ledger).exit_code == 0
     assert "agree" in bursar("ledger", "verify", "--ledger", ledger).output

@@ -47,6 +47,15 @@ def test_a_relative_ledger_in_the_file_counts_from_the_file(tmp_path: Path) -> N
     assert absolute_url("sqlite:////var/x.db", tmp_path) == "sqlite:////var/x.db"
 
 
+@pytest.mark.parametrize("url", ["mysql://me:geheim@db/x", "sqlite://x", "sqlite:///", "postgresql://", "books.db"])
+def test_a_ledger_that_no_store_serves_is_refused_and_its_password_not_said(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "bursar.toml"
+    path.write_text(f'[ledger]\nurl = "{url}"\n')
+    with pytest.raises(SettingsError, match=r"ledger\.url") as refused:
+        load(path)
+    assert "geheim" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("text", "usd"),
     [("5", 5_000_000_000), ("5.10", 5_100_000_000), ('"$0.000000001"', 1), ('"none"', None), ("0", 0)],

@@ -188,7 +188,7 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def without_password(url: str) -> str:
     """Give a ledger URL as people may see it."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url))
 
 
 def usd(nanodollars: int | None) -> str:
