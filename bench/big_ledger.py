@@ -190,7 +190,9 @@ def command(*args: str) -> tuple[float, float, str]:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
     )
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script, *args], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
     return round(time.perf_counter() - began, 1), int(done.stderr.split()[-1]), done.stdout.strip()
 
 

@@ -188,6 +188,12 @@ async def test_a_hold_whose_account_is_gone_is_not_settled_and_freezes_the_rest(
     assert {account.state for account in await store.accounts()} == {AccountState.STOPPED}
 
 
+async def test_work_that_breaks_takes_nobody_with_it(store: SqliteStore) -> None:
+    with pytest.raises(BrokenInvariantError, match="'nothing'"):
+        await store._work(lambda _: {}["nothing"])
+    assert isinstance(await store.submit(authorize(store, "c1")), Granted)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_writer_that_has_ended_leaves_nobody_waiting(store: SqliteStore) -> None:
     with pytest.raises(LedgerUnavailableError):

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from bursar.settings import Settings
 
 DISAGREES = 1
+REST = 1
+"""Somebody waits for the end of the folding, and calls wait for every step of it: to each the half of the time."""
 # As in ledger.store; said again so that help comes at once.
 KEEP_DAYS_MIN = 2
 KEEP_DAYS_MAX = 36_500
@@ -264,10 +266,10 @@ async def _compact(
 
     async with existing_books(settings) as store:
         if archive is None:
-            return await compact_all(store, keep_days, None, tell)
+            return await compact_all(store, keep_days, None, tell, REST)
         identity = (await store.survey()).ledger
         with ArchiveFile(archive, identity) as kept:
-            return await compact_all(store, keep_days, kept.add, tell)
+            return await compact_all(store, keep_days, kept.add, tell, REST)
 
 
 async def _holds(settings: Settings, limit: int) -> tuple[HoldRow, ...]:

@@ -11,7 +11,7 @@ from bursar.money import BrokenInvariantError
 
 _LOG = logging.getLogger("bursar.ledger")
 
-STEP_ENTRIES = 500
+STEP_ENTRIES = 200
 """Entries of one transaction: calls that come meanwhile wait for its end."""
 EVERY_SECONDS = 3600.0
 REST = 9

@@ -166,6 +166,10 @@ class Writer:
         except (sqlite3.Error, OSError, ValueError) as error:
             self._close()
             return LedgerUnavailableError(f"the ledger cannot be written: {error}")
+        except (LookupError, TypeError, AttributeError) as error:
+            # Rows that do not fit together, or a bug: what is no call must not take the writer of all calls with it.
+            self._close()
+            return BrokenInvariantError(repr(error))
 
     def _decide(self, batch: list[Operation]) -> Sequence[Result]:
         """Commit a batch; when the database itself refuses a row, find whose it is by committing one by one."""
