@@ -30,6 +30,8 @@ def _seconds(tree: ast.Module) -> set[ast.AST | None]:
     for node in ast.walk(tree):
         if isinstance(node, ast.arg) and name.search(node.arg):
             found.add(node.annotation)
+        if isinstance(node, ast.AnnAssign) and name.search(ast.unparse(node.target)):
+            found |= {node.annotation, node.value}
         if isinstance(node, ast.Assign) and all(name.search(ast.unparse(target)) for target in node.targets):
             found.add(node.value)
     return found

@@ -51,12 +51,12 @@ class OpenHold:
     """
 
     __slots__ = (
-        *("_end", "_fresh_until", "_ledger", "_op", "_task", "cost", "dispatched", "granted", "quote"),
+        *("_end", "_asking", "_ledger", "_op", "_task", "cost", "dispatched", "granted", "quote"),
         *("settled", "worker"),
     )
 
     def __init__(
-        self, quote: Quote, granted: Granted, op: Authorize, asked_at: float, ledger: Ledger, seal: object
+        self, quote: Quote, granted: Granted, op: Authorize, asking: _Asking, ledger: Ledger, seal: object
     ) -> None:
         ensure(seal is _SEAL, "an OpenHold is made by Ledger.authorize only")
         self.quote: Final = quote
@@ -69,7 +69,7 @@ class OpenHold:
         self._op: Final = op
         self._ledger = ledger
         # From when it was asked for: a process may be stopped between the commit and the answer, too.
-        self._fresh_until = asked_at + FRESH_SECONDS
+        self._asking = asking
         self._end: Settle | Void | None = None
         self._task: asyncio.Task[Answer] | None = None
 
@@ -81,10 +81,10 @@ class OpenHold:
         """
         loop = asyncio.get_running_loop()
         for _ in range(CONFIRMS_MAX):
-            if loop.time() <= self._fresh_until:
+            if loop.time() <= self._asking.asked_at_seconds + FRESH_SECONDS:
                 return
-            self._fresh_until = await self._ledger.confirm(self._op) + FRESH_SECONDS
-        if loop.time() > self._fresh_until:
+            self._asking = await self._ledger.confirm(self._op)
+        if loop.time() > self._asking.asked_at_seconds + FRESH_SECONDS:
             raise LedgerUnavailableError("the ledger answers too late to be sure that this hold is still open")
 
     def dispatch(self) -> None:
@@ -165,7 +165,7 @@ class _FencedError(Exception):
 class _Asking:
     """What has become of the authorizes of one call so far."""
 
-    asked_at: float = 0.0
+    asked_at_seconds: float = 0.0
     """When the last one was said, by the clock of the event loop."""
     may_be_taken: bool = False
     """Whether there may be a hold, now or later, that nobody was told of: an answer is missing."""
@@ -231,14 +231,14 @@ class Ledger:
                 answer = await self._queues.wait_turn(op, answer, ask, self._wait_seconds_max)
             if isinstance(answer, Denied):
                 return answer
-            hold = OpenHold(quote, answer, op, asking.asked_at, self, _SEAL)
+            hold = OpenHold(quote, answer, op, asking, self, _SEAL)
             return hold
         finally:
             if hold is None and asking.may_be_taken:
                 # Also after a refusal: an authorize that is late may still be granted, and nobody would settle it.
                 self._give_back(op)
 
-    async def confirm(self, op: Authorize) -> float:
+    async def confirm(self, op: Authorize) -> _Asking:
         """Ask again for a hold that was granted a while ago, and say when; raises LedgerUnavailableError when it is
         not open."""
         asking = _Asking()
@@ -246,7 +246,7 @@ class Ledger:
             await self._ask(asking, op)
         except _FencedError as error:
             raise LedgerUnavailableError(str(error)) from error
-        return asking.asked_at
+        return asking
 
     async def drain(self) -> None:
         """Wait until every settlement that this ledger owns is written."""
@@ -284,7 +284,7 @@ class Ledger:
         """Say an authorize once, and note whether it may still be granted unheard."""
         was_unsure = asking.may_be_taken
         asking.may_be_taken = True
-        asking.asked_at = asyncio.get_running_loop().time()
+        asking.asked_at_seconds = asyncio.get_running_loop().time()
         try:
             answer = await self._store.submit(op)
         except NotWrittenError:
