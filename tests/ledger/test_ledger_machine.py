@@ -263,7 +263,7 @@ class Witnesses(RuleBasedStateMachine):
 
 
 Witnesses.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, print_blob=True, database=None,
+    max_examples=16, stateful_step_count=40, deadline=None, print_blob=True, database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 TestWitnesses = Witnesses.TestCase
