@@ -184,16 +184,16 @@ async def beside_compaction(path: Path, keep_days: int, rest: int, seconds: floa
 def command(*args: str) -> tuple[float, float, str]:
     """Run a command of bursar; give seconds, peak of memory in MB, and what it said."""
     script = (
-        "import resource, sys; from bursar.cli.main import cli\n"
+        "import sys; from pathlib import Path; from bursar.cli.main import cli\n"
         "try: cli(sys.argv[1:], standalone_mode=False)\n"
         "except SystemExit as end: print('exit', end.code, file=sys.stderr)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0], file=sys.stderr)"
     )
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script, *args], check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return round(time.perf_counter() - began, 1), int(done.stderr.split()[-1]), done.stdout.strip()
+    return round(time.perf_counter() - began, 1), int(done.stderr.split()[-1]) // 1024, done.stdout.strip()
 
 
 def main() -> None:
