@@ -691,3 +691,29 @@ def test_parallel_calls_under_a_small_cap_all_finish_in_the_end() -> None:
         assert store.account(USD).captured == 80_000
 
     run_virtual(scenario())
+
+
+def test_who_asks_for_now_is_told_what_is_missing_and_does_not_wait() -> None:
+    async def scenario() -> None:
+        store = room_for(1)
+        ledger = ledger_on(store)
+        first = await ledger.authorize_now(QUOTE, "c1", PATH)
+        assert isinstance(first, OpenHold)
+        denied = await ledger.authorize_now(QUOTE, "c2", PATH)
+        assert isinstance(denied, Denied)
+        assert denied.reason is Reason.HELD
+        assert asyncio.get_running_loop().time() == 0
+        waiting = asyncio.create_task(ledger.authorize(QUOTE, "c3", PATH))
+        await settle_down()
+        # Not past those who wait, either.
+        behind = await ledger.authorize_now(a_quote(1, floor=1), "c4", PATH)
+        assert isinstance(behind, Denied)
+        async with first:
+            first.void("not sent")
+        third = await waiting
+        assert isinstance(third, OpenHold)
+        async with third:
+            third.void("not sent")
+        assert nothing_is_held(store)
+
+    run_virtual(scenario())

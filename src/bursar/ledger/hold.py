@@ -204,10 +204,21 @@ class Ledger:
 
         Raises LedgerUnavailableError. When the caller is cancelled while it waits, nothing stays taken.
         """
+        return await self._renewing(quote, call_id, (scopes, also), self._wait_seconds_max)
+
+    async def authorize_now(
+        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...] = ()
+    ) -> OpenHold | Denied:
+        """Set the quote aside if that is possible at once, or say what is missing; else as `authorize`."""
+        return await self._renewing(quote, call_id, (scopes, also), 0)
+
+    async def _renewing(
+        self, quote: Quote, call_id: str, path: tuple[tuple[str, ...], tuple[str, ...]], seconds_max: float
+    ) -> OpenHold | Denied:
         for _ in range(RENEWALS_MAX):
             asking = _Asking()
             try:
-                return await self._authorize(quote, call_id, scopes, also, asking)
+                return await self._authorize(quote, call_id, path, seconds_max, asking)
             except _FencedError as fenced:
                 # Whoever was declared dead asks again as somebody new, if it is certain that nothing was taken.
                 await self._store.renew(fenced.worker)
@@ -216,19 +227,26 @@ class Ledger:
         raise LedgerUnavailableError("this process is declared dead again and again; are its locks on a local disk?")
 
     async def _authorize(
-        self, quote: Quote, call_id: str, scopes: tuple[str, ...], also: tuple[str, ...], asking: _Asking
+        self,
+        quote: Quote,
+        call_id: str,
+        path: tuple[tuple[str, ...], tuple[str, ...]],
+        seconds_max: float,
+        asking: _Asking,
     ) -> OpenHold | Denied:
-        waits = self._wait_seconds_max > 0
+        scopes, also = path
         model, upstream = quote.call.model, quote.call.upstream
-        op = Authorize(call_id, self.worker, scopes, ask_of(quote), model, upstream, not waits, also)
+        # Where nobody ever waits, every try is the last one.
+        is_last_try = self._wait_seconds_max <= 0
+        op = Authorize(call_id, self.worker, scopes, ask_of(quote), model, upstream, is_last_try, also)
         ask = partial(self._ask, asking)
-        answer: Granted | Denied | None = self._queues.ahead_of(op) if waits else None
+        answer: Granted | Denied | None = None if is_last_try else self._queues.ahead_of(op)
         hold: OpenHold | None = None
         try:
             if answer is None:
                 answer = await ask(op)
-            if waits and isinstance(answer, Denied) and answer.reason is Reason.HELD:
-                answer = await self._queues.wait_turn(op, answer, ask, self._wait_seconds_max)
+            if seconds_max > 0 and isinstance(answer, Denied) and answer.reason is Reason.HELD:
+                answer = await self._queues.wait_turn(op, answer, ask, seconds_max)
             if isinstance(answer, Denied):
                 return answer
             hold = OpenHold(quote, answer, op, asking, self, _SEAL)
