@@ -32,7 +32,7 @@ class Reply:
 
     __slots__ = ("_connection", "_events", "_pool", "content_type", "headers", "is_stream", "status")
 
-    def __init__(self, connection: Connection, pool: Pool) -> None:
+    def __init__(self, connection: Connection, pool: Pool, was_streamed: bool) -> None:
         self._connection = connection
         self._events: AwsEvents | None = None
         self._pool = pool
@@ -47,8 +47,11 @@ class Reply:
                 header for header in self.headers if header[0].lower() not in (b"content-type", b"content-length")
             ]
             self.headers = [*others, (b"content-type", b"text/event-stream")]
-        self.is_stream = self.content_type.startswith("text/event-stream")
-        """Whether the body is a stream of events, to be passed on as it arrives."""
+        # Google streams a JSON array where no events were asked for; what was finished before it is sent has a length.
+        has_length = any(name.lower() == b"content-length" for name, _ in self.headers)
+        is_array = was_streamed and not has_length and 200 <= self.status < 300
+        self.is_stream = is_array or self.content_type.startswith("text/event-stream")
+        """Whether the body comes in pieces, to be passed on as they arrive."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Give the body as it arrives; raises UnansweredError when it ends before its end."""
@@ -109,7 +112,7 @@ class Upstream:
         except BaseException:
             connection.abort()
             raise
-        return Reply(connection, pool)
+        return Reply(connection, pool, call.stream)
 
     async def ask_free(self, free: FreeRequest, seconds_max: float = SECONDS_MAX) -> FreeAnswer:
         """Ask what costs nothing, and read the answer whole; raises NotSentError or UnansweredError."""
