@@ -10,12 +10,14 @@ import pytest
 from conftest import KEY_ENV, SECRET, Wire, wire_up
 from scripted import Answer, exchange, request
 
-GEMINI: dict[str, Any] = {"secrets": {"gemini": "real-key"}, "upstreams": {"gemini": {}}}
+
+def with_google() -> dict[str, Any]:
+    return {"secrets": {"gemini": "real-key"}, "upstreams": {"gemini": {}}}
 
 
 @pytest.fixture
 async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    async with wire_up(tmp_path, **GEMINI) as made:
+    async with wire_up(tmp_path, **with_google()) as made:
         yield made
 
 
@@ -114,7 +116,7 @@ async def test_without_a_key_nothing_is_told(wire: Wire) -> None:
 
 async def test_a_key_sees_what_it_may_call(tmp_path: Path) -> None:
     keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "1"}, "models": ["gpt-4.1*", "gemini-3.6-flash"]}}
-    async with wire_up(tmp_path, keys=keys, **GEMINI) as wire:
+    async with wire_up(tmp_path, keys=keys, **with_google()) as wire:
         assert all(name.startswith("gpt-4.1") for name in names(await get(wire, "/v1/models")))
         assert names(await get(wire, "/v1beta/models")) == ["models/gemini-3.6-flash"]
         nothing = await get(wire, "/v1/models", anthropic_version="2023-06-01")
