@@ -92,9 +92,9 @@ def anchors(page: Path) -> set[str]:
 
 @every_page
 def test_every_make_target_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     text = page.read_text(encoding="utf-8")
-    for word in re.findall(r"(?:`|^ {4}(?:\$ )?)make ([a-z]+)", text, re.MULTILINE):
+    for word in re.findall(r"(?:`|^ {4}(?:\$ )?)make ([a-z-]+)", text, re.MULTILINE):
         assert word in targets, f"make {word}"
 
 
