@@ -28,7 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bytes]] = {
         b'{"object":"response.input_tokens","input_tokens":8}',
     ),
     "gemini": (
-        "/v1beta/models/gemini-3.6-flash:countTokens",
+        "/v1beta/models/gemini-2.5-pro:countTokens",
         {"contents": [{"parts": [{"text": "hi"}]}]},
         b'{"totalTokens":2}',
     ),

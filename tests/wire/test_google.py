@@ -14,12 +14,12 @@ from scripted import Answer, Served, answer, chunked, exchange, play, request
 
 from bursar.ledger.account import Unit
 
-MODEL = "gemini-3.6-flash"
+MODEL = "gemini-2.5-pro"
 PATH = f"/v1beta/models/{MODEL}"
 REQUEST = {"contents": [{"parts": [{"text": "hello"}]}], "generationConfig": {"maxOutputTokens": 100}}
 USAGE = {"promptTokenCount": 10, "candidatesTokenCount": 2, "thoughtsTokenCount": 3, "totalTokenCount": 15}
-# $0.75 and $3.75 per million tokens.
-COST = 10 * 750 + 5 * 3_750
+# $1.25 and $10 per million tokens.
+COST = 10 * 1_250 + 5 * 10_000
 
 
 def chunk(text: str, **more: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def error_of(got: Answer) -> dict[str, Any]:
 async def test_a_call_is_metered_with_its_thoughts(wire: Wire) -> None:
     got = await wire.post(f"{PATH}:generateContent", REQUEST, x_bursar_run="r1")
     assert (got.status, got.body) == (200, REPLY)
-    assert got.headers["x-bursar-cost-usd"] == "0.00002625"
+    assert got.headers["x-bursar-cost-usd"] == "0.0000625"
     await wire.settled(1)
     assert (await wire.account("run:r1")).captured == COST
     (served,) = wire.provider.served
@@ -168,7 +168,7 @@ async def test_a_stream_as_an_array_passes_as_it_comes(wire: Wire, query: str) -
 async def test_an_array_that_was_finished_before_it_was_sent_says_what_it_cost(wire: Wire) -> None:
     wire.provider.script = play(answer(b"".join(ARRAY)))
     got = await wire.post(f"{PATH}:streamGenerateContent", REQUEST)
-    assert (got.body, got.headers["x-bursar-cost-usd"]) == (b"".join(ARRAY), "0.00002625")
+    assert (got.body, got.headers["x-bursar-cost-usd"]) == (b"".join(ARRAY), "0.0000625")
 
 
 async def test_a_stream_that_breaks_off_is_charged_whole(wire: Wire) -> None:

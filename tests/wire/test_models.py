@@ -61,9 +61,9 @@ async def test_anthropic_lists_by_its_header_or_its_upstream(wire: Wire) -> None
 async def test_google_lists_with_limits_and_methods(wire: Wire, path: str) -> None:
     got = await get(wire, path)
     rows = {row["name"]: row for row in got.json["models"]}  # type: ignore[attr-defined]
-    assert rows["models/gemini-3.6-flash"] == {
-        "name": "models/gemini-3.6-flash",
-        "displayName": "gemini-3.6-flash",
+    assert rows["models/gemini-2.5-pro"] == {
+        "name": "models/gemini-2.5-pro",
+        "displayName": "gemini-2.5-pro",
         "inputTokenLimit": 1_048_576,
         "outputTokenLimit": 65_536,
         "supportedGenerationMethods": ["generateContent", "countTokens"],
@@ -75,7 +75,7 @@ async def test_the_key_of_google_may_be_in_the_query_alone(wire: Wire) -> None:
     raw = request(f"/v1beta/models?key={SECRET}", b"", {}, method="GET")
     assert (await exchange(wire.port, raw)).status == 200
     raw = request("/v1/models", b"", {"x-goog-api-key": SECRET}, method="GET")
-    assert "models/gemini-3.6-flash" in names(await exchange(wire.port, raw))
+    assert "models/gemini-2.5-pro" in names(await exchange(wire.port, raw))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ async def test_the_key_of_google_may_be_in_the_query_alone(wire: Wire) -> None:
         ("/v1/models/gpt-5", {}, "gpt-5"),
         ("/openai/v1/models/gpt-5", {}, "gpt-5"),
         ("/v1/models/claude-sonnet-4-5", {"anthropic_version": "2023-06-01"}, "claude-sonnet-4-5"),
-        ("/v1beta/models/gemini-3.6-flash", {}, "models/gemini-3.6-flash"),
-        ("/v1beta/models/gemini%2D3.6-flash", {}, "models/gemini-3.6-flash"),
+        ("/v1beta/models/gemini-2.5-pro", {}, "models/gemini-2.5-pro"),
+        ("/v1beta/models/gemini%2D2.5-pro", {}, "models/gemini-2.5-pro"),
     ],
 )
 async def test_one_model_is_told(wire: Wire, path: str, headers: dict[str, str], name: str) -> None:
@@ -100,7 +100,7 @@ async def test_one_model_is_told(wire: Wire, path: str, headers: dict[str, str],
         ("/v1/models/gpt-99", {}),
         ("/v1/models/claude-sonnet-4-5", {}),
         ("/v1/models/gpt-5", {"anthropic_version": "2023-06-01"}),
-        ("/v1beta/models/gemini-3.6-flash:generateContent", {}),
+        ("/v1beta/models/gemini-2.5-pro:generateContent", {}),
     ],
 )
 async def test_a_model_that_is_not_priced_is_not_there(wire: Wire, path: str, headers: dict[str, str]) -> None:
@@ -115,10 +115,10 @@ async def test_without_a_key_nothing_is_told(wire: Wire) -> None:
 
 
 async def test_a_key_sees_what_it_may_call(tmp_path: Path) -> None:
-    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "1"}, "models": ["gpt-4.1*", "gemini-3.6-flash"]}}
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "1"}, "models": ["gpt-4.1*", "gemini-2.5-pro"]}}
     async with wire_up(tmp_path, keys=keys, **with_google()) as wire:
         assert all(name.startswith("gpt-4.1") for name in names(await get(wire, "/v1/models")))
-        assert names(await get(wire, "/v1beta/models")) == ["models/gemini-3.6-flash"]
+        assert names(await get(wire, "/v1beta/models")) == ["models/gemini-2.5-pro"]
         nothing = await get(wire, "/v1/models", anthropic_version="2023-06-01")
         assert nothing.json == {"data": [], "has_more": False, "first_id": None, "last_id": None}
         assert (await get(wire, "/v1/models/gpt-5")).status == 404

@@ -18,9 +18,9 @@ from scripted import Served, answer, chunked, play
 from bursar.events import CallDenied
 from bursar.ledger.account import Unit
 
-MODEL = "gemini-3.6-flash"
+MODEL = "gemini-2.5-pro"
 USAGE = {"promptTokenCount": 10, "candidatesTokenCount": 2, "thoughtsTokenCount": 3, "totalTokenCount": 15}
-COST = 10 * 750 + 5 * 3_750
+COST = 10 * 1_250 + 5 * 10_000
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000320000002580806000000")
 
 
@@ -95,11 +95,11 @@ async def test_google_streams(wire: Wire) -> None:
 
 async def test_google_sends_images_and_documents(wire: Wire) -> None:
     parts = [types.Part.from_bytes(data=PNG, mime_type="image/png"), "what is it?"]
-    await google(wire).models.generate_content(model=MODEL, contents=parts)
+    await google(wire).models.generate_content(model="gemini-2.5-flash", contents=parts)
     small = (await wire.holds())[0].held.usd
     parts[0] = types.Part.from_bytes(data=b"%PDF", mime_type="application/pdf")
-    await google(wire).models.generate_content(model=MODEL, contents=parts)
-    assert max(hold.held.usd for hold in await wire.holds()) > small + 1_000_000 * 750  # its whole window
+    await google(wire).models.generate_content(model="gemini-2.5-flash", contents=parts)
+    assert max(hold.held.usd for hold in await wire.holds()) > small + 1_000_000 * 300  # its whole window
 
 
 async def test_google_counts_for_free(wire: Wire) -> None:
