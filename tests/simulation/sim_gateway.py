@@ -34,7 +34,6 @@ from bursar.upstream.providers import PROVIDERS, Endpoint
 REAP_EVERY_SECONDS = 1.0
 TOTAL_SECONDS_MAX = 20.0
 READ_ON_SECONDS_MAX = 2.0
-_MORE: dict[str, Any] = {"read_on_seconds_max": READ_ON_SECONDS_MAX} if "read_on_seconds_max" in Gate.__slots__ else {}
 DIALECT = OpenAIChat()
 UPSTREAMS = ("openai", "spare")
 ENDPOINTS: Mapping[str, Endpoint] = {
@@ -243,7 +242,6 @@ class Gateway:
             endpoints=ENDPOINTS,
             policy=OutputPolicy(way.tokens_default, way.tokens_floor, way.tokens_comfort),
             clock=_Clock(loop),
-            **_MORE,
         )
 
     async def start(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from sim_plan import FAULTS, plan_of
-from sim_world import run_schedule
+from sim_world import Outcome, run_schedule
 
 SEEDS = Path(__file__).with_name("seeds.txt")
 SCHEDULES = 150
@@ -19,6 +20,12 @@ def kept_seeds() -> list[int]:
     return [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
 
 
+@lru_cache(maxsize=SCHEDULES)
+def outcome_of(seed: int) -> Outcome:
+    """Run a schedule once for all tests of this file."""
+    return run_schedule(plan_of(seed))
+
+
 def repeat(seed: int) -> str:
     return f"python -m tests.simulation --schedules 1 --seed {seed}"
 
@@ -26,7 +33,7 @@ def repeat(seed: int) -> str:
 @pytest.mark.parametrize("first", range(FIRST, FIRST + SCHEDULES, 25))
 def test_no_schedule_takes_more_than_the_caps_or_leaves_money_held(first: int) -> None:
     for seed in range(first, first + 25):
-        outcome = run_schedule(plan_of(seed))
+        outcome = outcome_of(seed)
         assert not outcome.violations, f"seed {seed}: {outcome.violations[:3]}; repeat it with: {repeat(seed)}"
 
 
@@ -38,14 +45,14 @@ def test_what_once_failed_does_not_fail_again(seed: int) -> None:
 
 def test_a_seed_gives_the_same_schedule_again() -> None:
     for seed in range(FIRST, FIRST + 10):
-        assert run_schedule(plan_of(seed)).digest == run_schedule(plan_of(seed)).digest, f"seed {seed}"
+        assert outcome_of(seed).digest == run_schedule(plan_of(seed)).digest, f"seed {seed}"
 
 
 def test_the_schedules_do_what_they_are_meant_to() -> None:
     seen: dict[str, int] = {}
     faults: set[str] = set()
     for seed in range(FIRST, FIRST + SCHEDULES):
-        outcome = run_schedule(plan_of(seed))
+        outcome = outcome_of(seed)
         faults |= outcome.plan.faults
         for what, count in outcome.counts.items():
             seen[what] = seen.get(what, 0) + count
