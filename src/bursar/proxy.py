@@ -11,7 +11,7 @@ from typing import Protocol
 from bursar.call import Call, Unmetered, Usage
 from bursar.clock import Clock
 from bursar.dialects.protocol import Dialect, Meter
-from bursar.ledger.account import Denied
+from bursar.ledger.account import Denied, Reason
 from bursar.ledger.hold import Ledger, OpenHold
 from bursar.pricing.bill import bill
 from bursar.pricing.quote import OutputPolicy, PriceBook, Quote, worst_case
@@ -108,24 +108,30 @@ async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client, spares
 
 
 class Attempts:
-    """The attempts at one call: each hold has an id of its own, and a failure is told only when it was the last."""
+    """The attempts at one call: every authorize has an id of its own, and only the last failure is told."""
 
-    __slots__ = ("_failure", "_holds", "_spares", "client")
+    __slots__ = ("_asked", "_failure", "_spares", "client")
 
     def __init__(self, client: Client, spares: Spares) -> None:
         self.client = client
         self._spares = spares
-        self._holds = 0
+        self._asked = 0
         self._failure: Failure | None = None
 
+    async def authorize_now(self, quote: Quote, ledger: Ledger) -> OpenHold | Denied:
+        """Ask for a hold of its own, and take no for an answer."""
+        with self.client.in_queue():
+            return await ledger.authorize_now(quote, self._next_id(), self.client.scopes)
+
     async def authorize(self, quote: Quote, ledger: Ledger) -> OpenHold | Denied:
-        """Ask for a hold of its own."""
-        client = self.client
-        call_id = f"{client.call_id}-a{self._holds + 1}" if self._holds else client.call_id
-        with client.in_queue():
-            answer = await ledger.authorize(quote, call_id, client.scopes)
-        self._holds += isinstance(answer, OpenHold)
-        return answer
+        """Ask for a hold of its own, and wait for it."""
+        with self.client.in_queue():
+            return await ledger.authorize(quote, self._next_id(), self.client.scopes)
+
+    def _next_id(self) -> str:
+        # Also after a refusal: an authorize whose reply was lost may be given back under the id that it had.
+        self._asked += 1
+        return self.client.call_id if self._asked == 1 else f"{self.client.call_id}-a{self._asked}"
 
     def spare(self) -> Call | None:
         """Give what to try next, unless nobody waits for it."""
@@ -150,7 +156,7 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
     quote = worst_case(call, gate.book, gate.clock.now(), gate.policy)
     if isinstance(quote, Unpriced):
         return await attempts.refuse(quote)
-    answer = await attempts.authorize(quote, gate.ledger)
+    answer = await attempts.authorize_now(quote, gate.ledger)
     if isinstance(answer, OpenHold):
         async with answer as hold:  # leaves captured or voided, always
             tight = await _counted(quote, hold, gate, attempts)
@@ -159,9 +165,9 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
             hold.void("asked again with its input counted; nothing was sent")
     else:
         tight = await _counted(quote, answer, gate, attempts)
-        if tight is None:
+        if tight is None and answer.reason is not Reason.HELD:
             return await attempts.refuse(answer)
-    match await attempts.authorize(tight, gate.ledger):
+    match await attempts.authorize(tight or quote, gate.ledger):
         case Denied() as denied:
             return await attempts.refuse(denied)
         case OpenHold() as hold:

@@ -286,6 +286,62 @@ async def test_a_stream_is_counted_like_any_call(tmp_path: Path, fmt: Format) ->
         assert (hold.state, hold.basis) == (HoldState.CAPTURED, "metered")
 
 
+@by_counted
+async def test_calls_that_fit_beside_each_other_once_counted_do_not_wait_for_each_other(
+    tmp_path: Path, fmt: Format
+) -> None:
+    """The cap has room for one call by its bytes, and for several by their tokens; nobody may wait here."""
+    usd = {"messages": "0.60", "responses": "0.055"}[fmt.name]
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": usd, "calls": 20}}}
+    policy = {"wait_seconds_max": 0}
+    may_answer = asyncio.Event()
+    async with wire_up(tmp_path, {"counts_input": True}, keys=keys, policy=policy) as wire:
+
+        async def script(served: Served, writer: asyncio.StreamWriter) -> None:
+            if served.path == COUNT_PATHS[fmt.name]:
+                await says(1_000)(served, writer)
+            else:
+                await may_answer.wait()
+                writer.write(answer(used(fmt, 1_000)))
+            await writer.drain()
+
+        wire.provider.script = script
+        calls = [asyncio.create_task(call(wire, fmt)) for _ in range(3)]
+        try:
+            await wire.until(lambda: asked(wire).count(fmt.path) == 3)
+        finally:
+            may_answer.set()
+        assert [(await one).status for one in calls] == [200, 200, 200]
+        holds = await the_holds(wire, 3)
+        # The first one was held by its bytes, the others by what was counted, once for both: they ask the same.
+        assert sorted(hold.held.usd for hold in holds)[0] * 20 < max(hold.held.usd for hold in holds)
+        assert {hold.basis for hold in holds} == {"metered"}
+
+
+@by_counted
+async def test_a_call_waits_for_what_others_hold_where_no_count_helps(tmp_path: Path, fmt: Format) -> None:
+    usd = {"messages": "0.60", "responses": "0.055"}[fmt.name]
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": usd, "calls": 20}}}
+    may_answer = asyncio.Event()
+    policy = {"wait_seconds_max": 20}
+    async with wire_up(tmp_path, {"counts_input": True}, keys=keys, policy=policy) as wire:
+
+        async def script(served: Served, writer: asyncio.StreamWriter) -> None:
+            if served.path == COUNT_PATHS[fmt.name]:
+                await breaks(served, writer)
+                may_answer.set()
+            else:
+                await asyncio.wait_for(may_answer.wait(), 20)
+                writer.write(answer(used(fmt, 1_000)))
+                await writer.drain()
+
+        wire.provider.script = script
+        first, second = (asyncio.create_task(call(wire, fmt)) for _ in range(2))
+        assert [(await first).status, (await second).status] == [200, 200]
+        assert [path for path in asked(wire) if path != COUNT_PATHS[fmt.name]] == [fmt.path, fmt.path]
+        await the_holds(wire, 2)
+
+
 async def test_a_client_that_leaves_while_its_call_is_counted_leaves_nothing_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 from bursar.dialects.free import FreeRequest, count_of, counted
 from bursar.dialects.input_text import input_text
 from bursar.ledger.account import Denied, Reason, Unit
-from bursar.ledger.hold import OpenHold
+from bursar.ledger.hold import OpenHold, ask_of
 from bursar.money import PICODOLLARS_PER_NANODOLLAR
 from bursar.pricing.counted import CountedBy, InputCount
 from bursar.pricing.quote import Quote, counting_saves
@@ -54,8 +54,10 @@ def is_worth_counting(quote: Quote, answer: OpenHold | Denied) -> bool:
         case Denied(reason=Reason.EXHAUSTED | Reason.HELD, unit=Unit.USD | Unit.TOKENS):
             usd, tokens = counting_saves(quote)
             saved = usd.nanodollars if answer.unit is Unit.USD else tokens
+            # Not what the answer says was asked: that may be of the first call in the line ahead of this one.
+            asked = ask_of(quote).amounts(quote.output_tokens_floor).of(answer.unit)
             room = answer.limit - answer.captured - (answer.held if answer.reason is Reason.HELD else 0)
-            return answer.asked - saved <= room
+            return asked - saved <= room
         case Denied():
             return False
 
