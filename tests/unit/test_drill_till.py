@@ -10,7 +10,7 @@ import pytest
 import bursar.drill.till
 from bursar.drill.till import Billed, Metered, Till, bill_nanodollars, find_model
 
-WITNESS = ("till", "prompt", "shapes", "answering", "faults", "fake_provider")
+WITNESS = ("till", "prompt", "shapes", "answering", "faults", "fake_provider", "gemini")
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,18 @@ _SHORT_WORDS = ("to", "me", "as", "is", "on", "of", "we", "so", "or", "if", "by"
 _LONG_WORDS = ("the", "agent", "reads", "a", "file", "and", "writes", "down", "what", "it", "found", "in", "order")
 _WORDS = _LONG_WORDS + _SHORT_WORDS
 
-PATHS = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
-MODELS = {"chat": "gpt-4.1", "responses": "gpt-4.1", "messages": "claude-haiku-4-5"}
+PATHS = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+    "gemini": "/v1beta/models/{model}:{method}",
+}
+MODELS = {"chat": "gpt-4.1", "responses": "gpt-4.1", "messages": "claude-haiku-4-5", "gemini": "gemini-2.5-pro"}
 _LAST_EVENT = {
     "chat": (b"data: [DONE]",),
     "responses": (b"event: response.completed", b"event: response.incomplete"),
     "messages": (b"event: message_stop",),
+    "gemini": (b'"finishReason":',),
 }
 
 
@@ -148,7 +154,8 @@ class Agent:
             return Outcome.BROKEN, 0, type(error).__name__, BACKOFF_SECONDS
 
     async def _exchange(self, session: aiohttp.ClientSession) -> tuple[Outcome, int, str, float | None]:
-        url = self.base_url + PATHS[self.habit.dialect]
+        method = "streamGenerateContent?alt=sse" if self.habit.stream else "generateContent"
+        url = self.base_url + PATHS[self.habit.dialect].format(model=self.habit.model, method=method)
         async with session.post(url, data=self._body(), headers=self._headers()) as response:
             body = await response.read()
             if response.status == 200:
@@ -165,10 +172,16 @@ class Agent:
         headers = {"content-type": "application/json", "user-agent": "bursar-drill"}
         if self.habit.dialect == "messages":
             return {**headers, "x-api-key": self.key, "anthropic-version": "2023-06-01"}
+        if self.habit.dialect == "gemini":
+            return {**headers, "x-goog-api-key": self.key}
         return {**headers, "authorization": f"Bearer {self.key}"}
 
     def _body(self) -> bytes:
         habit = self.habit
+        if habit.dialect == "gemini":
+            config = {} if habit.max_tokens is None else {"maxOutputTokens": habit.max_tokens}
+            contents = [{"role": "user", "parts": [{"text": self._text}]}]
+            return json.dumps({"contents": contents, "generationConfig": config}).encode()
         body: dict[str, Any] = {"model": habit.model}
         messages = [{"role": "user", "content": self._text}]
         if habit.dialect == "responses":

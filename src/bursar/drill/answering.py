@@ -151,7 +151,7 @@ class Clerk:
         """Answer a token count, which is never billed."""
         prompt = read(api, _with_bound(body))
         tokens = self._input_tokens(prompt) if isinstance(prompt, Prompt) else 0
-        return json.dumps({"input_tokens": tokens}).encode()
+        return json.dumps({"totalTokens" if api == "gemini" else "input_tokens": tokens}).encode()
 
     def serve(self, api: str, key: str, body: bytes, takes_gzip: bool) -> Iterator[Step]:
         """Take one request on, bill it, and give the steps of its answer."""

@@ -1,4 +1,4 @@
-"""A fake LLM provider that keeps its own till: OpenAI chat and responses, Anthropic messages, with faults on demand.
+"""A fake LLM provider that keeps its own till: OpenAI chat and responses, Anthropic messages, Gemini; faults on demand.
 
 Run it as `python -m bursar.drill.fake_provider --port 0 --json-config '{"first_byte_ms": 200}'`; its first line of
 output is its base URL. Or embed it: `async with FakeProvider(Config()) as provider: ... provider.till`.
@@ -28,6 +28,7 @@ import httptools
 
 from bursar.drill.answering import Clerk, Config, Step, Then, response
 from bursar.drill.faults import Fault
+from bursar.drill.gemini import asked_by_path, with_path
 from bursar.drill.shapes import models_body
 from bursar.drill.till import Till
 
@@ -35,7 +36,10 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 _APIS = {"/v1/chat/completions": "chat", "/v1/responses": "responses", "/v1/messages": "messages"}
 # Closing with a linger time of zero sends a reset instead of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
-_KEPT_HEADERS = frozenset({b"authorization", b"x-api-key", b"accept-encoding", b"anthropic-version", b"expect"})
+_GEMINI_METHODS = frozenset({"generateContent", "streamGenerateContent"})
+_KEPT_HEADERS = frozenset(
+    {b"authorization", b"x-api-key", b"x-goog-api-key", b"accept-encoding", b"anthropic-version", b"expect"}
+)
 
 
 class FakeProvider:
@@ -88,7 +92,7 @@ class _Request:
     @property
     def key(self) -> str:
         bearer = self.headers.get(b"authorization", "").removeprefix("Bearer ").strip()
-        return bearer or self.headers.get(b"x-api-key", "")
+        return bearer or self.headers.get(b"x-api-key", "") or self.headers.get(b"x-goog-api-key", "")
 
 
 class _Connection(asyncio.Protocol):
@@ -190,6 +194,9 @@ class _Connection(asyncio.Protocol):
         path = request.path.partition("?")[0].rstrip("/") or "/"
         body = b"".join(request.body)
         api = _APIS.get(path) if request.method == "POST" else None
+        model, method = asked_by_path(path)
+        if method in _GEMINI_METHODS and request.method == "POST":
+            api, body = "gemini", with_path(body, model, method)
         self._is_model_call = api is not None
         if api is not None:
             self._clerk.till.enter()
@@ -208,6 +215,9 @@ class _Connection(asyncio.Protocol):
                 return response(200, self._clerk.count_tokens("messages", body))
             case "POST", "/v1/responses/input_tokens":
                 return response(200, self._clerk.count_tokens("responses", body))
+            case "POST", path if asked_by_path(path)[1] == "countTokens":
+                model, method = asked_by_path(path)
+                return response(200, self._clerk.count_tokens("gemini", with_path(body, model, method)))
             case "GET", "/till":
                 rows = request.path.partition("ledger=")[2]
                 return response(200, json.dumps(self._clerk.till.as_json(int(rows) if rows.isdigit() else 0)).encode())

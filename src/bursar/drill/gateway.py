@@ -185,6 +185,12 @@ dialect = "anthropic"
 counts_input = {counts}
 base_url = "{self._provider_url}"
 key_env = "{_PROVIDER_KEY_VARIABLE}"
+
+[upstreams.gemini]
+dialect = "gemini"
+counts_input = {counts}
+base_url = "{self._provider_url}"
+key_env = "{_PROVIDER_KEY_VARIABLE}"
 """
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bursar.drill.gemini import generation_config
 from bursar.drill.till import Model, find_model
 
 TOKENS_PER_MESSAGE = 3
-TOKENS_PER_IMAGE = {"chat": 765, "responses": 765, "messages": 1_600}
+TOKENS_PER_IMAGE = {"chat": 765, "responses": 765, "messages": 1_600, "gemini": 258}
 _MEDIA_TYPES = frozenset({"image_url", "input_image", "image", "document", "input_file", "file", "input_audio"})
+_MEDIA_PARTS = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
 _OPENAI_OUTPUT_MIN = 16
 
 
@@ -47,7 +49,7 @@ class Prompt:
     """A request that can be answered."""
 
     api: str
-    """`chat`, `responses` or `messages`."""
+    """`chat`, `responses`, `messages` or `gemini`."""
     model_name: str
     model: Model
     stream: bool
@@ -62,7 +64,7 @@ class Prompt:
 
 
 def read(api: str, body: bytes) -> Prompt | Mistake:
-    """Read a request of one of the three APIs as its provider would."""
+    """Read a request of one of the four APIs as its provider would."""
     try:
         fields = json.loads(body)
     except ValueError:
@@ -70,7 +72,10 @@ def read(api: str, body: bytes) -> Prompt | Mistake:
     if not isinstance(fields, dict) or not isinstance(fields.get("model"), str):
         return Mistake(400, "invalid_request_error", "you must provide a model parameter")
     model = find_model(fields["model"])
-    wanted = "anthropic" if api == "messages" else "openai"
+    wanted = {"messages": "anthropic", "gemini": "google"}.get(api, "openai")
+    if api == "gemini":
+        config = generation_config(fields)
+        fields |= {name: config.get(name) for name in ("maxOutputTokens", "candidateCount")}
     if model is None or model.provider != wanted:
         return Mistake(404, "not_found_error", f"The model `{fields['model']}` does not exist")
     bound = _output_bound(api, fields, model)
@@ -86,7 +91,7 @@ def read(api: str, body: bytes) -> Prompt | Mistake:
         stream=fields.get("stream") is True,
         usage_wanted=(fields.get("stream_options") or {}).get("include_usage") is True,
         output_tokens_max=bound,
-        choices=int(fields.get("n") or 1) if api == "chat" else 1,
+        choices=int(fields.get({"chat": "n", "gemini": "candidateCount"}.get(api, "")) or 1),
         percent=factor,
         tier=str(fields.get("service_tier") or "auto").replace("auto", "default"),
         text=_text(api, fields),
@@ -98,6 +103,7 @@ def _output_bound(api: str, fields: dict[str, Any], model: Model) -> int | Mista
         "chat": ("max_completion_tokens", "max_tokens"),
         "responses": ("max_output_tokens",),
         "messages": ("max_tokens",),
+        "gemini": ("maxOutputTokens",),
     }[api]
     sent = {name: fields[name] for name in names if fields.get(name) is not None}
     if len(sent) > 1:
@@ -142,9 +148,9 @@ def _text(api: str, fields: dict[str, Any]) -> Text:
     for tool in fields.get("tools") or []:
         text.pieces.append(json.dumps(tool, ensure_ascii=False, separators=(",", ":")))
         _mark(tool, text)
-    for name in {"chat": (), "responses": ("instructions",), "messages": ("system",)}[api]:
+    for name in ("instructions", "system", "systemInstruction", "system_instruction"):
         _collect(fields.get(name), text)
-    said = fields.get("input" if api == "responses" else "messages")
+    said = fields.get({"responses": "input", "gemini": "contents"}.get(api, "messages"))
     if isinstance(said, list):
         text.messages = len(said)
     _collect(said, text)
@@ -159,7 +165,7 @@ def _collect(value: Any, text: Text) -> None:
         for item in value:
             _collect(item, text)
     elif isinstance(value, dict):
-        if value.get("type") in _MEDIA_TYPES:
+        if value.get("type") in _MEDIA_TYPES or _MEDIA_PARTS & value.keys():
             text.images += 1
         else:
             for name, item in value.items():

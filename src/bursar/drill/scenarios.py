@@ -9,7 +9,7 @@ from bursar.drill.agents import MODELS
 from bursar.drill.faults import NAMED_FAULTS, Fault
 from bursar.drill.places import STORE_FAULTS
 
-DIALECTS = ("chat", "responses", "messages")
+DIALECTS = ("chat", "responses", "messages", "gemini")
 KILL = "kill_worker"
 PAUSE = "pause_worker"
 """Kill -9 of a gateway worker; and SIGSTOP for a while, its connection to a server cut, so that it counts as dead."""

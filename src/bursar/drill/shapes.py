@@ -1,4 +1,4 @@
-"""How answers look on the wire: the JSON bodies and the event streams of three provider APIs, field by field."""
+"""How answers look on the wire: the JSON bodies and the event streams of the provider APIs, field by field."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bursar.drill.gemini import gemini_body, gemini_error, gemini_events, gemini_usage
 from bursar.drill.prompt import Mistake, Prompt
 from bursar.drill.till import MODELS, Metered
 
@@ -36,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All that is needed to write an answer down in any of the three APIs."""
+    """All that is needed to write an answer down in any of the APIs."""
 
     id: str
     created: int
@@ -49,6 +50,8 @@ class Answer:
 def usage_json(api: str, used: Metered) -> dict[str, Any]:
     """Give the usage object of the API for what was used."""
     written = used.cache_write_5m_tokens + used.cache_write_1h_tokens
+    if api == "gemini":
+        return gemini_usage(used)
     if api == "messages":
         return {
             "input_tokens": used.input_tokens,
@@ -76,6 +79,8 @@ def usage_json(api: str, used: Metered) -> dict[str, Any]:
 
 def garbage_usage(api: str) -> dict[str, Any]:
     """Give a usage object that no meter should believe."""
+    if api == "gemini":
+        return {"promptTokenCount": "many", "candidatesTokenCount": -7}
     into = "prompt_tokens" if api == "chat" else "input_tokens"
     out = "completion_tokens" if api == "chat" else "output_tokens"
     return {into: "many", out: -7, "total_tokens": None}
@@ -83,18 +88,19 @@ def garbage_usage(api: str) -> dict[str, Any]:
 
 def whole(answer: Answer) -> bytes:
     """Write the answer as one JSON body."""
-    build = {"chat": _chat_body, "responses": _responses_body, "messages": _messages_body}[answer.prompt.api]
+    build = _BODIES[answer.prompt.api]
     return _json(build(answer))
 
 
 def events(answer: Answer) -> Iterator[bytes]:
     """Write the answer as server-sent events, each with its blank line."""
-    build = {"chat": _chat_events, "responses": _responses_events, "messages": _messages_events}[answer.prompt.api]
-    return build(answer)
+    return _EVENTS[answer.prompt.api](answer)
 
 
 def error_body(api: str, mistake: Mistake) -> bytes:
     """Write an error as the provider of this API does."""
+    if api == "gemini":
+        return _json(gemini_error(mistake.status, mistake.message))
     if api == "messages":
         error = {"type": mistake.kind, "message": mistake.message}
         return _json({"type": "error", "error": error, "request_id": "req_drill"})
@@ -104,7 +110,7 @@ def error_body(api: str, mistake: Mistake) -> bytes:
 
 def models_body(is_anthropic: bool) -> bytes:
     """Write the list of models of one of the two companies."""
-    names = [name for name, model in MODELS.items() if (model.provider == "anthropic") == is_anthropic]
+    names = [name for name, model in MODELS.items() if model.provider == ("anthropic" if is_anthropic else "openai")]
     if is_anthropic:
         made = "2026-01-01T00:00:00Z"
         rows = [{"type": "model", "id": name, "display_name": name, "created_at": made} for name in names]
@@ -373,3 +379,7 @@ def _messages_events(answer: Answer) -> Iterator[bytes]:
 
 def _is_counted(usage: Any) -> bool:
     return isinstance(usage.get("output_tokens"), int) and usage["output_tokens"] > 0
+
+
+_BODIES = {"chat": _chat_body, "responses": _responses_body, "messages": _messages_body, "gemini": gemini_body}
+_EVENTS = {"chat": _chat_events, "responses": _responses_events, "messages": _messages_events, "gemini": gemini_events}

@@ -75,11 +75,15 @@ def _gpt(
     return Model("openai", context, out, prices, tiers, writes)
 
 
+def _gemini(context: int, out: int, *prices: PriceList) -> Model:
+    return Model("google", context, out, prices, _PLAIN_TIERS)
+
+
 def _claude(context: int, out: int, *prices: PriceList) -> Model:
     return Model("anthropic", context, out, prices, _CLAUDE_TIERS)
 
 
-# List prices of the two companies as published in November 2026, typed in by hand.
+# List prices of the companies as published in November 2026, typed in by hand.
 MODELS: dict[str, Model] = {
     "gpt-4o": _gpt(128_000, 16_384, _list("2.5 10 1.25")),
     "gpt-4o-mini": _gpt(128_000, 16_384, _list("0.15 0.6 0.075")),
@@ -98,6 +102,8 @@ MODELS: dict[str, Model] = {
     "claude-sonnet-4-6": _claude(1_000_000, 128_000, _list("3 15 0.3 3.75 6")),
     "claude-opus-4-8": _claude(1_000_000, 128_000, _list("5 25 0.5 6.25 10")),
     "claude-sonnet-5": _claude(1_000_000, 128_000, _list("2 10 0.2 2.5 4")),
+    "gemini-2.5-pro": _gemini(1_048_576, 65_536, _list("1.25 10 0.125"), _list("2.5 15 0.25", 200_000)),
+    "gemini-2.5-flash": _gemini(1_048_576, 65_536, _list("0.3 2.5 0.03")),
 }
 
 
