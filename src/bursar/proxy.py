@@ -110,11 +110,13 @@ async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client, spares
 class Attempts:
     """The attempts at one call: every authorize has an id of its own, and only the last failure is told."""
 
-    __slots__ = ("_asked", "_failure", "_spares", "client")
+    __slots__ = ("_asked", "_failure", "_spares", "client", "counted")
 
     def __init__(self, client: Client, spares: Spares) -> None:
         self.client = client
         self._spares = spares
+        self.counted: Call | None = None
+        """What was counted, or tried to: no call is counted twice."""
         self._asked = 0
         self._failure: Failure | None = None
 
@@ -157,6 +159,9 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
     if isinstance(quote, Unpriced):
         return await attempts.refuse(quote)
     answer = await attempts.authorize_now(quote, gate.ledger)
+    tight = await _counted(quote, answer, gate, attempts) if isinstance(answer, Denied) else None
+    if tight is None and isinstance(answer, Denied) and answer.reason is Reason.HELD:
+        answer = await attempts.authorize(quote, gate.ledger)
     if isinstance(answer, OpenHold):
         async with answer as hold:  # leaves captured or voided, always
             tight = await _counted(quote, hold, gate, attempts)
@@ -164,10 +169,15 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
                 return await _pay(hold, dialect, gate, attempts)
             hold.void("asked again with its input counted; nothing was sent")
     else:
-        tight = await _counted(quote, answer, gate, attempts)
-        if tight is None and answer.reason is not Reason.HELD:
+        # What others held when it came may be spent now that its turn has come; then counting may help after all.
+        tight = tight or await _counted(quote, answer, gate, attempts)
+        if tight is None:
             return await attempts.refuse(answer)
-    match await attempts.authorize(tight or quote, gate.ledger):
+    return await _pay_counted(tight, dialect, gate, attempts)
+
+
+async def _pay_counted(tight: Quote, dialect: Dialect, gate: Gate, attempts: Attempts) -> Call | None:
+    match await attempts.authorize(tight, gate.ledger):
         case Denied() as denied:
             return await attempts.refuse(denied)
         case OpenHold() as hold:
@@ -177,8 +187,9 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
 
 async def _counted(quote: Quote, answer: OpenHold | Denied, gate: Gate, attempts: Attempts) -> Quote | None:
     """Give a tighter quote where the one from bytes is refused or cut short, and counting the input makes it so."""
-    if not is_worth_counting(quote, answer):
+    if attempts.counted is quote.call or not is_worth_counting(quote, answer):
         return None
+    attempts.counted = quote.call
     with attempts.client.in_queue():
         count = await gate.counting.count(quote)
     if count is None:

@@ -64,12 +64,13 @@ async def breaks(_served: Served, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def used(fmt: Format, tokens: int) -> bytes:
-    """Give the format's reply with so many input tokens in its usage."""
+def used(fmt: Format, tokens: int, output: int = 5) -> bytes:
+    """Give the format's reply with so many tokens in its usage."""
     reply = json.loads(fmt.reply)
     reply["usage"]["prompt_tokens" if fmt is CHAT else "input_tokens"] = tokens
+    reply["usage"]["completion_tokens" if fmt is CHAT else "output_tokens"] = output
     if fmt is not MESSAGES:
-        reply["usage"]["total_tokens"] = tokens + 5
+        reply["usage"]["total_tokens"] = tokens + output
     return json.dumps(reply).encode()
 
 
@@ -339,6 +340,40 @@ async def test_a_call_waits_for_what_others_hold_where_no_count_helps(tmp_path: 
         first, second = (asyncio.create_task(call(wire, fmt)) for _ in range(2))
         assert [(await first).status, (await second).status] == [200, 200]
         assert [path for path in asked(wire) if path != COUNT_PATHS[fmt.name]] == [fmt.path, fmt.path]
+        await the_holds(wire, 2)
+
+
+@by_counted
+async def test_a_call_that_waited_for_what_was_then_spent_is_counted_after_all(tmp_path: Path, fmt: Format) -> None:
+    """While another call holds the money no count can help; when that one has spent it, one can."""
+    bound = {"messages": "max_tokens", "responses": "max_output_tokens"}[fmt.name]
+    # The first holds nearly all of the cap for its output and uses a part that leaves too little for 100 kB by bytes.
+    usd, output, spent = {"messages": ("0.60", 39_000, 10_000), "responses": ("0.055", 32_000, 12_000)}[fmt.name]
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": usd, "calls": 20}}}
+    may_answer = asyncio.Event()
+    async with wire_up(tmp_path, {"counts_input": True}, keys=keys, policy={"wait_seconds_max": 20}) as wire:
+
+        async def script(served: Served, writer: asyncio.StreamWriter) -> None:
+            if served.path == COUNT_PATHS[fmt.name]:
+                await says(1_000)(served, writer)
+            elif b"reads a file" in served.body:
+                writer.write(answer(used(fmt, 1_000)))
+            else:
+                await asyncio.wait_for(may_answer.wait(), 20)
+                writer.write(answer(used(fmt, 10, output=spent)))
+            await writer.drain()
+
+        wire.provider.script = script
+        short = {"messages": [{"role": "user", "content": "hi"}]} if fmt is MESSAGES else {"input": "hi"}
+        request = fmt.request | short | {bound: output}
+        first = asyncio.create_task(wire.post(fmt.path, request, x_bursar_run="r1"))
+        await wire.until(lambda: len(asked(wire)) == 1)
+        second = asyncio.create_task(call(wire, fmt))
+        await wire.until(lambda: wire.gateway._parts.gate.ledger.waiting == 1)
+        assert asked(wire) == [fmt.path]
+        may_answer.set()
+        assert [(await first).status, (await second).status] == [200, 200]
+        assert asked(wire) == [fmt.path, COUNT_PATHS[fmt.name], fmt.path]
         await the_holds(wire, 2)
 
 
