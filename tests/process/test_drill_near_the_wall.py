@@ -12,7 +12,7 @@ from bursar.upstream import tokenizer
 SMALL = ["--scenario", "long", "--agents", "8", "--workers", "2", "--latency-ms", "20", "--seed", "5"]
 
 
-@pytest.mark.parametrize("dialect", ["messages", "responses", "chat"])
+@pytest.mark.parametrize("dialect", ["messages", "responses", "gemini", "chat"])
 def test_nearly_all_of_a_cap_is_usable_with_long_prompts(tmp_path: Path, dialect: str) -> None:
     if dialect == "chat" and not tokenizer.is_installed():
         pytest.skip("the vocabularies are not installed: pip install bursar[tokenizers]")

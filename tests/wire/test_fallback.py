@@ -14,7 +14,10 @@ from bodies import CHAT, FORMATS, MESSAGES, MODEL, RESPONSES, Format
 from conftest import KEY_ENV, Wire, wire_up
 from scripted import Answer, Provider, Script, answer, chunked, cut, play, provider
 
-from bursar.edge.fallback import Fallbacks, Route
+from bursar.call import Call, Head
+from bursar.dialects.protocol import Quirks, Request
+from bursar.dialects.table import DIALECTS
+from bursar.edge.fallback import Fallbacks, Route, SpareCalls
 from bursar.ledger.account import HoldState, Unit
 from bursar.ledger.store import HoldRow
 
@@ -308,3 +311,18 @@ def test_what_comes_after_is_asked(upstream: str, model: str, after: list[str]) 
 
 def test_a_model_name_may_have_slashes() -> None:
     assert Route.of("openrouter/openai/gpt-5") == Route("openrouter", "openai/gpt-5")
+
+
+def test_a_model_in_the_path_is_replaced_in_the_path() -> None:
+    body = json.dumps({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}).encode()
+    path, dialect = "/v1beta/models/gemini-2.5-pro:generateContent", DIALECTS["gemini"]
+    call = dialect.parse(Request("gemini", path, {}, body, Quirks(), Head(path)))
+    assert isinstance(call, Call), call
+    routes = (Route("nobody", ""), Route("spare", "gemini-2.5-flash"), Route("spare", ""))
+    spares = SpareCalls(call, dialect, {}, routes, {"spare": Quirks()}, ("gemini-*",))
+    found = [spares.take(), spares.take(), spares.take()]
+    assert [one and (one.upstream, one.model, one.head.target) for one in found] == [
+        ("spare", "gemini-2.5-flash", "/v1beta/models/gemini-2.5-flash:generateContent"),
+        ("spare", "gemini-2.5-pro", path),
+        None,
+    ]

@@ -39,7 +39,7 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes of the gateway; default 4.")
 @click.option(
     "--dialect",
-    type=click.Choice(("all", "chat", "responses", "messages")),
+    type=click.Choice(("all", "chat", "responses", "messages", "gemini")),
     default="all",
     show_default=True,
     help="What the agents speak.",

@@ -107,10 +107,15 @@ LONG = Scenario(
     says="agents with prompts of 100 kB, whose bytes are four times their tokens: the cap is usable all the same",
     cap_nanodollars=1_000_000_000,
     agents=16,
-    # Both are asked for a count; for `chat` the gateway needs the vocabularies of bursar[tokenizers].
-    dialects=("responses", "messages"),
+    # These are asked for a count; for `chat` the gateway needs the vocabularies of bursar[tokenizers].
+    dialects=("responses", "messages", "gemini"),
     # What no other call fits into may be three hundredths of the cap, so one call must not cost more.
-    models={"chat": "gpt-4.1-mini", "responses": "gpt-4.1-mini", "messages": "claude-haiku-4-5"},
+    models={
+        "chat": "gpt-4.1-mini",
+        "responses": "gpt-4.1-mini",
+        "messages": "claude-haiku-4-5",
+        "gemini": "gemini-2.5-flash",
+    },
     prompt_bytes=(100_000, 100_000),
     unbounded_percent=0,
     growing_percent=0,
