@@ -9,7 +9,7 @@ import pytest
 from ledger_kit import KEY, NOON, PATH, RUN, MemoryStore, an_ask, authorize, opened
 
 from bursar.clock import Instant
-from bursar.ledger import rolling
+from bursar.ledger import rolling, rules
 from bursar.ledger.account import (
     AccountState,
     Adjust,
@@ -36,7 +36,7 @@ from bursar.ledger.account import (
     Unit,
     Void,
 )
-from bursar.ledger.books import AMOUNT_MAX
+from bursar.ledger.books import AMOUNT_MAX, ScopeFacts
 from bursar.money import BrokenInvariantError
 
 USD, CALLS = f"{RUN}/usd/lifetime", f"{RUN}/calls/lifetime"
@@ -248,8 +248,9 @@ def test_a_team_is_opened_with_its_first_budget_and_stops_with_all_of_them() -> 
 
 def test_an_owner_that_may_open_none_is_told_when() -> None:
     store = opened()
+    store.clock.advance(100)
     answer = store.do(OpenScope("run:new", KEY, Limits(), runs_per_hour_max=0))
-    assert answer == TooManyRuns(KEY, 0, Instant(NOON + 3_600_000_000))
+    assert answer == TooManyRuns(KEY, 0, Instant(store.clock.instant + 3_600_000_000))
 
 
 def test_a_refusal_of_a_stopped_account_asks_for_nothing() -> None:
@@ -288,3 +289,43 @@ def test_when_money_comes_back_is_said_only_where_it_does() -> None:
     denied = store.do(authorize("c1"))
     assert isinstance(denied, Denied)
     assert denied.resets_at is None
+
+
+def test_the_last_call_of_a_cap_may_be_as_long_as_any() -> None:
+    store = opened(run=Limits(calls=1))
+    granted = store.do(authorize("c1"))
+    assert isinstance(granted, Granted)
+    assert granted.output_tokens == 1_000
+
+
+def test_what_nobody_named_is_named_nothing() -> None:
+    store = opened()
+    plan = rules.plan(store.books, SetLimit(TEAM, Unit.USD, 5, opens=True), NOON)
+    assert plan.scopes == (ScopeFacts(TEAM, "", "", NOON),)
+    plan = rules.change_state(store.books.scopes[RUN], AccountState.STOPPED, NOON, "broken")
+    assert json.loads(plan.lines[0].detail) == {"state": "stopped", "why": "broken", "by": ""}
+
+
+def test_a_window_looks_at_its_own_slots_only() -> None:
+    store = MemoryStore()
+    for scope in (KEY, TEAM):
+        store.do(OpenScope(scope, "", Limits(), budgets=(Budget(Unit.USD, 6_000, "rolling-12h"),)))
+    store.do(OpenScope(RUN, KEY, Limits()))
+    store.do(authorize("t1", scopes=(TEAM,)))
+    for number in range(2):
+        store.clock.advance(3_600)
+        store.do(authorize(f"t{number + 2}", scopes=(TEAM,), ask=an_ask(0, fixed=0, floor=0)))
+        store.do(authorize(f"c{number}"))
+    first = store.clock.instant - 3_600_000_000
+    denied = store.do(authorize("c9", is_last_try=True))
+    assert isinstance(denied, Denied)
+    assert denied.resets_at == Instant(first // 3_600_000_000 * 3_600_000_000 + 13 * 3_600_000_000)
+
+
+def test_a_window_that_is_too_small_for_a_call_says_when_it_is_empty() -> None:
+    store = MemoryStore()
+    store.do(OpenScope(KEY, "", Limits(), budgets=(Budget(Unit.USD, 1, "rolling-12h"),)))
+    store.do(OpenScope(RUN, KEY, Limits()))
+    denied = store.do(authorize("c1"))
+    assert isinstance(denied, Denied)
+    assert (denied.reason, denied.resets_at) == (Reason.EXHAUSTED, Instant(NOON + 13 * 3_600_000_000))
