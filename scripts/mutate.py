@@ -1,6 +1,6 @@
 """Break the money code in every small way that mutmut knows and see that a test notices each: make mutants.
 
-With a part of a module's name (`python scripts/mutate.py ledger`) only that part is tried, and no page is written.
+With a part of a module's name (`python scripts/mutate.py ledger`) only that part is tried: docs/mutants-ledger.md.
 
 A mutant that no test notices must be harmless, and `scripts/survivors.toml` must say why; else this exits with 1.
 """
@@ -76,14 +76,15 @@ def reasons() -> dict[tuple[str, str, str], str]:
     return {(row["where"], row["was"], row["became"]): row["reason"] for row in known}
 
 
-def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]]) -> str:
-    """Give docs/mutants.md."""
+def page(counts: Counter[str], worded: int, rows: list[tuple[Survivor, str]], part: str) -> str:
+    """Give docs/mutants.md, or that of a part."""
     noticed = sum(counts[state] for state in NOTICED)
     lines = [
         "# Mutants of the money code",
         "",
-        f"Written by `make mutants`: {sum(counts.values())} small changes to the rules, the quote, the bill and money"
-        f" itself.\nTests or the type checker notice {noticed}; {worded} change the wording of a message; the other"
+        f"Written by `{f'python scripts/mutate.py {part}' if part else 'make mutants'}`: {sum(counts.values())} small"
+        f" changes to {'the rules' if part else 'the rules, the quote, the bill and money itself'}.\n"
+        f"Tests or the type checker notice {noticed}; {worded} change the wording of a message; the other"
         f" {len(rows)} change nothing\nthat matters, for the reason given.",
         "",
     ]
@@ -114,8 +115,8 @@ def main() -> None:
         print(f'\n[[survivor]]\nwhere = "{row.where}"\nwas = {row.was!r}\nbecame = {row.became!r}\nreason = ""')
     if unexplained:
         sys.exit(f"{len(unexplained)} mutants survive: test them, or say in {REASONS.name} why they are harmless")
-    if not part:
-        PAGE.write_text(page(counts, worded, rows), encoding="utf-8")
+    place = PAGE.with_stem(f"{PAGE.stem}-{part}") if part else PAGE
+    place.write_text(page(counts, worded, rows, part), encoding="utf-8")
 
 
 if __name__ == "__main__":
