@@ -89,6 +89,11 @@ class Needs:
     """Owners whose runs of the last hour count, with the most that have to be known."""
     expires: set[str] = field(default_factory=set)
 
+    def count_openings(self, op: OpenScope) -> None:
+        """Ask for the runs that the owner has opened in the last hour, where they are limited."""
+        if op.runs_per_hour_max is not None:
+            self.opens[op.owner] = max(op.runs_per_hour_max, self.opens.get(op.owner, 0))
+
 
 def needs(operations: list[Operation]) -> Needs:
     """Say which rows these operations need; the accounts of loaded holds come on top."""
@@ -114,8 +119,7 @@ def needs(operations: list[Operation]) -> Needs:
             case OpenScope():
                 need.scopes.add(op.scope)
                 need.owners = True
-                if op.runs_per_hour_max is not None:
-                    need.opens[op.owner] = max(op.runs_per_hour_max, need.opens.get(op.owner, 0))
+                need.count_openings(op)
             case SetLimit() | SetState():
                 need.scopes.add(op.scope)
             case Expire():
