@@ -82,7 +82,7 @@ bench: $(VENV)/.run  ## side by side with nginx and LiteLLM; writes bench/result
 	$(BIN)/python bench/run.py
 
 bench-ledger: $(VENV)/.run  ## the ledger alone, both stores, 1 and 4 gateways, against a transaction per call; writes docs/bench-ledger.md
-	$(BIN)/python bench/ledger.py --write --json bench/results/ledger.json
+	$(BIN)/python bench/ledger.py --write --json bench/results/ledger-$(shell date -u +%F).json
 
 simulate: $(VENV)/.dev  ## many gateways in virtual time under every fault: make simulate SCHEDULES=10000 SEED=7
 	$(BIN)/python -m tests.simulation --schedules $(SCHEDULES) --seed $(SEED)
