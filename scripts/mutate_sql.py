@@ -59,6 +59,9 @@ CONDITION = re.compile(
 ASSIGNED = re.compile(r"(?P<column>\b\w+) = (?P<value>(?:new|excluded|u|n|c|d)\.\w+)(?P<comma>,\s*|(?=\s))")
 CHECK = re.compile(r"\s*(?:CONSTRAINT \w+\s+)?CHECK \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
 UNIQUE = re.compile(r"(?<=\w) UNIQUE\b(?! \()")
+FUNCTION = re.compile(
+    r"^CREATE FUNCTION (?:\w+\.)?(?P<name>\w+).*?\$(?P<tag>\w*)\$(?P<body>.*?)\$(?P=tag)\$", re.M | re.S
+)
 TRIGGER = re.compile(r"^CREATE TRIGGER .*?(?:^END;$|EXECUTE FUNCTION [^;]*;)", re.MULTILINE | re.DOTALL)
 
 
@@ -79,7 +82,11 @@ def mutants(engine: str) -> Iterator[Mutant]:
     folder = ROOT / "src" / "bursar" / "stores" / "sql" / engine
     for file in sorted(folder.glob("*.sql")):
         text = file.read_text(encoding="utf-8")
-        yield from of_queries(file, text) if file.name == "queries.sql" else of_schema(file, text)
+        if file.name == "queries.sql":
+            yield from of_queries(file, text)
+        else:
+            yield from of_schema(file, text)
+            yield from of_functions(file, text)
 
 
 def of_queries(file: Path, text: str) -> Iterator[Mutant]:
@@ -120,6 +127,15 @@ def of_schema(file: Path, text: str) -> Iterator[Mutant]:
             yield Mutant(file, file.stem, line(found[0]), "", changed)
 
 
+def of_functions(file: Path, text: str) -> Iterator[Mutant]:
+    """Give the mutants of the bodies of a migration's functions, which are queries too."""
+    for found in FUNCTION.finditer(text):
+        body = found["body"]
+        for begin, stop, became in changes(body):
+            at, to = found.start("body") + begin, found.start("body") + stop
+            yield Mutant(file, found["name"], line(text[at:to]), line(became), text[:at] + became + text[to:])
+
+
 def line(text: str) -> str:
     """Give a text on one line."""
     return " ".join(text.split())
@@ -156,10 +172,11 @@ def main() -> None:
     """Run every mutant, write the page, and fail when one survived without a reason."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=sorted(TESTS), required=True)
-    parser.add_argument("--only", default="", help="a part of the name of a query or file")
+    parser.add_argument("--only", default="", help="parts of the names of queries, functions or files, with commas")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args()
-    chosen = [mutant for mutant in mutants(given.engine) if given.only in mutant.where]
+    parts = given.only.split(",")
+    chosen = [mutant for mutant in mutants(given.engine) if any(part in mutant.where for part in parts)]
     known = reasons(given.engine)
     untouched = chosen[0]
     if is_noticed(replace(untouched, text=untouched.file.read_text(encoding="utf-8")), given.engine):
