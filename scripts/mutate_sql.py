@@ -27,7 +27,7 @@ SHARED = ("contract", "periods", "retention", "reports")
 TESTS = {
     engine: (*(f"tests/contract/test_store_{name}.py" for name in (*SHARED, *own)), "-k", f"not {other}")
     for engine, other, own in (
-        ("sqlite", "postgres", ("plans", "sqlite", "restored")),
+        ("sqlite", "postgres", ("plans", "sqlite", "sqlite_checks", "restored")),
         ("postgres", "sqlite", ("postgres",)),
     )
 }
