@@ -243,3 +243,13 @@ async def test_periods_turn_once_however_many_processes_ask_at_that_moment(
     assert await stores[0].audit() == ()
     for store in stores:
         await store.close()
+
+
+async def test_what_the_settings_say_is_remembered_for_each_scope_alone(store: Store) -> None:
+    assert await store.declared("key:a") == ""
+    await store.declare("key:a", "one")
+    await store.declare("key:b", "two")
+    assert (await store.declared("key:a"), await store.declared("key:b")) == ("one", "two")
+    await store.declare("key:a", "three")
+    assert (await store.declared("key:a"), await store.declared("key:b")) == ("three", "two")
+    assert await store.declared("key:c") == ""
