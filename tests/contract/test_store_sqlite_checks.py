@@ -59,8 +59,8 @@ async def test_what_the_rules_write_is_taken(path: Path, statement: str) -> None
     "statement",
     [
         "UPDATE scopes SET calls_refused = -1",
-        "UPDATE accounts SET unit = 'euro'",
-        "UPDATE accounts SET cap = -1, ceiling = 0",
+        "UPDATE accounts SET unit = 'euro' WHERE unit = 'usd'",
+        "UPDATE accounts SET cap = -1, ceiling = 10000",
         "UPDATE accounts SET ends_at = starts_at",
         "UPDATE accounts SET counts = 2",
         "UPDATE accounts SET state = 'full'",
