@@ -12,6 +12,7 @@ from test_store_contract import ASK, ENGINES, HELD, KEY, PATH, RUN, Hands
 
 from bursar.clock import SECOND, Instant
 from bursar.ledger.account import (
+    AccountState,
     Amounts,
     Authorize,
     Basis,
@@ -25,6 +26,7 @@ from bursar.ledger.account import (
     OpenScope,
     Reason,
     SetLimit,
+    SetState,
     Settle,
     Settled,
     Unit,
@@ -106,6 +108,30 @@ async def test_only_the_slots_that_count_are_looked_at(store: Store, clock: Hand
         assert isinstance(await ask(store, f"d{number}"), Denied)
         pass_by(clock, 1)
     assert len(await store.accounts(KEY)) == 3
+
+
+async def test_the_accounts_of_a_scope_keep_their_places_when_a_period_turns(
+    make: Callable[[], Store], clock: Hands
+) -> None:
+    """A slot is a younger row than its neighbours; what loads the rows and what has turned them must agree."""
+    budgets = (Budget(Unit.USD, COST, "hour"), Budget(Unit.CALLS, 9, "day@Europe:Berlin"))
+    store = make()
+    await store.start()
+    await store.submit(OpenScope(KEY, "", Limits(), budgets=budgets))
+    await store.submit(SetLimit(KEY, Unit.CALLS, 9, "month"))
+    pass_by(clock, 1)
+    turned = await store.submit(SetState(KEY, AccountState.STOPPED))
+    await store.close()
+    store = make()
+    await store.start()
+    loaded = await store.submit(SetState(KEY, AccountState.STOPPED))
+    await store.close()
+    assert isinstance(turned, Changed)
+    assert isinstance(loaded, Changed)
+    places = [(account.unit, account.period.partition(" ")[0]) for account in turned.accounts]
+    assert places == [(account.unit, account.period.partition(" ")[0]) for account in loaded.accounts]
+    lifetime = [(unit, "lifetime") for unit in (Unit.USD, Unit.CALLS)]
+    assert places == [*lifetime, (Unit.USD, "hour"), (Unit.CALLS, "day@Europe:Berlin"), (Unit.CALLS, "month")]
 
 
 async def test_a_window_is_put_together_again_from_its_rows(store: Store, clock: Hands) -> None:

@@ -196,7 +196,7 @@ class Books:
     """All rows that a batch of operations may touch; the rules read it, only `batch.apply` changes it."""
 
     scopes: dict[str, list[Balance]] = field(default_factory=dict)
-    """By scope: its accounts, of each budget the slot that counts now."""
+    """By scope: its accounts, of each budget the slot that counts now, in the order of `_place`."""
     names: dict[str, Balance] = field(default_factory=dict)
     holds: dict[str, HoldFacts] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
@@ -217,6 +217,9 @@ class Books:
         """Take a balance that counts into the books; slots of a window in any order."""
         self.names[balance.name] = balance
         path = self.scopes.setdefault(balance.scope, [])
+        if not balance.starts_at and (not path or _place(path[-1]) < (0, balance.unit)):
+            path.append(balance)
+            return
         if balance.starts_at:
             spec = balance.spec
             for place, other in enumerate(path):
@@ -225,10 +228,16 @@ class Books:
                     self.has_windows = True
                     return
         path.append(balance)
+        path.sort(key=_place)
 
     def add_past(self, balance: Balance) -> None:
         """Take a balance into the books that no authorize looks at any more, but that a hold was taken from."""
         self.names[balance.name] = balance
+
+
+def _place(balance: Balance) -> tuple[int, int] | tuple[int, int, str]:
+    """Give the place of an account among those of its scope; not by age, which changes when a period turns."""
+    return (1, balance.unit, balance.spec) if balance.starts_at else (0, balance.unit)
 
 
 def newest(balance: Balance) -> Balance:
