@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from bursar.cli.agents import PROVIDER_SECRETS, arguments, environment, refusal_status
+from bursar.cli.agents import PROVIDER_SECRETS, arguments, detour, environment, refusal_status
 
 URL = "http://127.0.0.1:5555"
 SECRET = "bursar-run-x"
@@ -127,3 +130,44 @@ def test_aider_is_stopped_by_a_400_because_nothing_else_does(argv: list[str]) ->
 @pytest.mark.parametrize("argv", [["claude", "aider"], ["codex"], ["python3", "aider.py"], ["python3", "-m", "venv"]])
 def test_others_are_known_by_their_requests(argv: list[str]) -> None:
     assert refusal_status(argv) is None
+
+
+# ---- Gemini CLI ------------------------------------------------------------------------------------------------------
+
+
+def signs_in(folder: Path, way: str) -> None:
+    (folder / ".gemini").mkdir(parents=True)
+    settings = "// mine\n" + json.dumps({"security": {"auth": {"selectedType": way}}}, indent=1)
+    (folder / ".gemini" / "settings.json").write_text(settings)
+
+
+@pytest.mark.parametrize("own", ["", "oauth-personal", "vertex-ai", "gemini-api-key"])
+@pytest.mark.parametrize("in_project", ["", "oauth-personal", "gemini-api-key"])
+def test_gemini_is_started_only_where_it_will_come_to_the_gateway(tmp_path: Path, own: str, in_project: str) -> None:
+    home, project = tmp_path / "home", tmp_path / "project"
+    environ = {"HOME": str(home), "GEMINI_CLI_SYSTEM_SETTINGS_PATH": str(tmp_path / "none")}
+    for folder, way in ((home, own), (project, in_project)):
+        if way:
+            signs_in(folder, way)
+    chosen = in_project or own
+    for argv in (["gemini", "-p", "hi"], ["npx", "-y", "@google/gemini-cli@0.61.0"]):
+        said = detour(argv, environ, project)
+        assert (said == "") == (chosen == "gemini-api-key")
+        assert not said or '"selectedType": "gemini-api-key"' in said
+        assert not said or (chosen or "no way to sign in") in said
+    assert detour(["qwen", "gemini"], environ, project) == ""
+
+
+def test_gemini_is_looked_for_where_its_own_variables_say(tmp_path: Path) -> None:
+    signs_in(tmp_path / "own", "gemini-api-key")
+    environ = {"HOME": "/nowhere", "GEMINI_CLI_HOME": str(tmp_path / "own")}
+    assert detour(["gemini"], environ, tmp_path) == ""
+    signs_in(tmp_path / "all", "oauth-personal")
+    environ["GEMINI_CLI_SYSTEM_SETTINGS_PATH"] = str(tmp_path / "all" / ".gemini" / "settings.json")
+    assert "'oauth-personal'" in detour(["gemini"], environ, tmp_path)
+
+
+def test_googles_clients_take_no_detour_past_the_gateway() -> None:
+    child = made({"GOOGLE_GENAI_USE_GCA": "true", "GOOGLE_GENAI_USE_VERTEXAI": "true"}, program="gemini")
+    assert not {"GOOGLE_GENAI_USE_GCA", "GOOGLE_GENAI_USE_VERTEXAI"} & child.keys()
+    assert (child["GEMINI_API_KEY"], child["GOOGLE_GEMINI_BASE_URL"]) == (SECRET, URL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 # Clients that are spoken to with and without /v1 disagree; the gateway takes both, so each gets what it expects.
@@ -93,15 +93,27 @@ PROVIDER_SECRETS = frozenset(
         "ZHIPUAI_API_KEY",
     }
 )
-# Switches that send Claude Code to a cloud that the gateway does not meter.
-_DETOURS = frozenset({"CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"})
+# Switches that send Claude Code and Google's clients to where the gateway does not meter them.
+_DETOURS = frozenset(
+    {
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+        "GOOGLE_GENAI_USE_GCA",
+        "GOOGLE_GENAI_USE_VERTEXAI",
+    }
+)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What fetches a package and starts the agent in it, and the options of theirs that take a value.
 _FETCHERS = frozenset({"npx", "bunx", "uvx"})
 _FETCHERS_OPTIONS = frozenset({"-p", "--package", "--from", "--with", "--python"})
 # Packages and files are not always called as the agent is.
 _VERSION = re.compile(r"(?<=.)[@=].*")
-_AGENT_IN = {"codex.js": "codex", "claude-code": "claude", "aider-chat": "aider"}
+_AGENT_IN = {"codex.js": "codex", "claude-code": "claude", "aider-chat": "aider", "gemini-cli": "gemini"}
+# How Gemini CLI signs in is in its settings, where no variable reaches; only with a key does it come this way.
+_GEMINI_SIGNS_IN = re.compile(r'"selectedType"\s*:\s*"([^"]*)"')
+_GEMINI_WITH_KEY = "gemini-api-key"
+_GEMINI_SYSTEM_SETTINGS = "/etc/gemini-cli/settings.json"
 
 
 def environment(
@@ -155,6 +167,34 @@ def refusal_status(argv: Sequence[str]) -> Literal[400] | None:
     Measured: aider, whose User-Agent is that of the OpenAI SDK, goes on after a 429 or a 402, and stops at a 400.
     """
     return 400 if _agent(argv)[0] == "aider" else None
+
+
+def detour(argv: Sequence[str], environ: Mapping[str, str], folder: Path) -> str:
+    """Give why this command would not call the gateway, and what to do about it; empty when it would.
+
+    Gemini CLI that is signed in with an account calls Google past every base URL, and does not start when its settings
+    say nothing.
+    """
+    if _agent(argv)[0] != "gemini":
+        return ""
+    own = Path(environ.get("GEMINI_CLI_HOME") or environ.get("HOME") or Path.home()) / ".gemini" / "settings.json"
+    system = Path(environ.get("GEMINI_CLI_SYSTEM_SETTINGS_PATH") or _GEMINI_SYSTEM_SETTINGS)
+    chosen = ""
+    for file in (own, folder / ".gemini" / "settings.json", system):
+        found = _GEMINI_SIGNS_IN.findall(_text_of(file))
+        chosen = found[-1] if found else chosen
+    if chosen == _GEMINI_WITH_KEY:
+        return ""
+    instead = f"signs in with {chosen!r}, past the gateway" if chosen else "has no way to sign in that leads here"
+    wanted = f'{{"security": {{"auth": {{"selectedType": "{_GEMINI_WITH_KEY}"}}}}}}'
+    return f"Gemini CLI {instead}; set {wanted} in {own} (the key itself stays with bursar)"
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _agent(argv: Sequence[str]) -> tuple[str, int]:

@@ -107,10 +107,13 @@ def run(
 
     Example: bursar run --usd 5 --calls 200 -- claude -p "fix the failing test"
     """
+    from bursar.cli.agents import detour
     from bursar.cli.child import CannotStartError, ensure_startable
 
     try:
         ensure_startable(command, os.environ)
+        if problem := detour(command, os.environ, Path.cwd()):
+            raise FailedError(problem)
         from bursar.ledger.account import Limits
 
         plan = Plan(
