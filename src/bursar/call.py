@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -61,6 +62,26 @@ class Input:
     """Whether some of the input may be audio, which has rates of its own."""
 
 
+class ServerTool(StrEnum):
+    """A tool that the provider runs: paid by the use, and what it brings is billed as input."""
+
+    WEB_SEARCH = "web_search"
+    WEB_FETCH = "web_fetch"
+    FILE_SEARCH = "file_search"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTools:
+    """The tools that the provider runs for one call, and what bounds them."""
+
+    uses_max: Mapping[ServerTool, int] = field(default_factory=dict)
+    """For each tool that is offered, how often it may be used at most."""
+    passes_max: int = 1
+    """How often the model is asked at most; every time after the first it reads what the tools have brought as well."""
+    uses_unasked: int = 0
+    """The bound that is put into the request for a tool that came with none."""
+
+
 class CacheWrite(StrEnum):
     """The dearest cache write that the request can cause."""
 
@@ -77,7 +98,7 @@ class Output:
     tokens_asked: int | None
     """The client's own bound per choice, or None when it sent none."""
     choices: int = 1
-    """How many answers are generated and billed (`n`, `best_of`)."""
+    """How many answers are generated and billed (`n`, `best_of`), each up to the bound."""
     tokens_min: int = 1
     """The lowest bound that the provider accepts for this request (thinking budget + 1, or 16 for responses)."""
     tokens_extra: int = 0
@@ -127,6 +148,7 @@ class Call:
     """False when the request lacks what a model's longer context window has to be asked for with."""
     usage_rules: UsageRules = UsageRules()
     """The upstream's own, for the meter."""
+    server_tools: ServerTools = ServerTools()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +181,8 @@ class Usage:
     """Audio in `input_tokens`."""
     audio_cache_read_tokens: int = 0
     """Audio in `cache_read_tokens`."""
+    tool_uses: Mapping[ServerTool, int] = field(default_factory=dict)
+    """How often the provider's own tools were used, as far as that is billed."""
     cost: Money | None = None
     """What the provider says that it charged, where it says so; then that is the bill."""
 

@@ -40,6 +40,7 @@ from bursar.dialects.fields import (
 )
 from bursar.dialects.meters import EventMeter, JsonMeter, PassMeter
 from bursar.dialects.protocol import Meter, Quirks, Request
+from bursar.dialects.server_tools import ANTHROPIC_MARK, anthropic_bounds, takes_anthropic_tool, with_max_uses
 
 OUTPUT_FIELD = "max_tokens"
 THINKING_TOKENS_MIN = 1_024
@@ -118,6 +119,8 @@ class AnthropicMessages:
         is_ordinary = call.service_tier.partition("@")[0] in ("default", "fast")
         if is_ordinary and (quirks.takes_service_tier or "service_tier" in call.body.members):
             changes["service_tier"] = '"standard_only"'
+        if call.server_tools.uses_max:
+            changes["tools"] = with_max_uses(value_text(call.body, "tools"), call.server_tools.uses_unasked)
         return shaped(call, changes, quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
@@ -125,8 +128,8 @@ class AnthropicMessages:
         if not 200 <= status < 300:
             return PassMeter("error status")
         if not content_type.lower().startswith("text/event-stream"):
-            return JsonMeter(lambda reply: usage_of(reply, call.cache_write))
-        return EventMeter(EventTally(call.cache_write), end=b"message_stop")
+            return JsonMeter(lambda reply: usage_of(reply, call.cache_write, call.server_tools))
+        return EventMeter(EventTally(call.cache_write, call.server_tools), b"message_stop", ANTHROPIC_MARK)
 
     def error(self, status: int, code: str, message: str, details: Mapping[str, object]) -> bytes:
         """Give an error in Anthropic's shape."""
@@ -162,6 +165,8 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     _only_plain_betas(request)
     only_known_in(values.get("output_config"), "output_config", _OUTPUT_CONFIG, quirks)
     _only_clearing(values, quirks)
+    seen = _input(document, quirks)
+    server_tools = anthropic_bounds(seen, quirks)
     return Call(
         dialect=dialect,
         upstream=request.upstream,
@@ -169,12 +174,13 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         model=model_of(values),
         stream=flag(values, "stream"),
         body=document.body,
-        input=input_facts(document, _input(document)),
-        output=_output(values, quirks),
+        input=input_facts(document, seen),
+        output=_output(values, quirks, server_tools.passes_max),
         cache_write=_cache_write(document),
         service_tier=_tier(values),
         client_names=client_names(_session_names(values)),
         takes_long_context="context-1m" in request.headers.get("anthropic-beta", ""),
+        server_tools=server_tools,
     )
 
 
@@ -196,14 +202,15 @@ def _only_clearing(values: dict[str, object], quirks: Quirks) -> None:
             )
 
 
-def _output(values: dict[str, object], quirks: Quirks) -> Output:
+def _output(values: dict[str, object], quirks: Quirks, passes_max: int) -> Output:
     asked = whole(values, OUTPUT_FIELD, 0)
     if asked is None:
         raise unreadable(f"`{OUTPUT_FIELD}` is missing.")
     thinking = only_known_in(values.get("thinking"), "thinking", _THINKING, quirks)
     budget = whole(thinking, "budget_tokens", 1) or 0
     # With interleaved thinking the budget may be above the bound, and the bound still holds.
-    return Output(tokens_asked=asked, tokens_min=min(budget + 1, asked))
+    # Whether the bound is for all the inferences of a call or for each of them is not documented.
+    return Output(tokens_asked=asked, choices=passes_max, tokens_min=min(budget + 1, asked))
 
 
 def _tier(values: dict[str, object]) -> str:
@@ -247,7 +254,7 @@ def _session_names(values: dict[str, object]) -> list[object]:
     return [match[1]] if match else []
 
 
-def _input(document: Document) -> Seen:
+def _input(document: Document, quirks: Quirks) -> Seen:
     values = document.values
     seen = Seen()
     if "messages" not in values:
@@ -261,7 +268,7 @@ def _input(document: Document) -> Seen:
     for tool in items(values.get("tools"), "tools"):
         seen.tools += 1
         kind = tool.get("type")
-        if kind in (None, "custom"):
+        if kind in (None, "custom") or takes_anthropic_tool(seen, kind, tool, quirks):
             continue
         if not isinstance(kind, str) or kind not in _TOOL_TOKENS:
             raise unbounded(

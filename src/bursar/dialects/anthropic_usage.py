@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bursar.call import CacheWrite, Usage
+from bursar.call import CacheWrite, ServerTools, Usage
 from bursar.dialects.fields import member_of
 from bursar.dialects.meters import (
     UntrustedError,
@@ -13,6 +13,7 @@ from bursar.dialects.meters import (
     reported_tier,
     required_count,
 )
+from bursar.dialects.server_tools import anthropic_uses
 
 _PLAIN_REGIONS = (None, "", "global", "not_available")
 
@@ -20,11 +21,14 @@ _PLAIN_REGIONS = (None, "", "global", "not_available")
 class EventTally:
     """Keeps the last value of each field: the events repeat their counts, so nothing is ever added up."""
 
-    def __init__(self, cache_write: CacheWrite) -> None:
+    def __init__(self, cache_write: CacheWrite, offered: ServerTools) -> None:
         self._cache_write = cache_write
+        self._offered = offered
         self._message: dict[str, object] = {}
         self._usage: dict[str, object] = {}
+        self._tool_blocks: list[object] = []
         self._has_output = False
+        self._has_all_input = False
         self._is_done = False
 
     def take(self, data: bytes) -> bool:
@@ -38,9 +42,12 @@ class EventTally:
             message = event.get("message")
             self._message = message if isinstance(message, dict) else {}
             self._keep(self._message.get("usage"))
+        elif kind == "content_block_start":
+            self._tool_blocks.append(event.get("content_block"))
         elif kind == "message_delta":
             self._keep(event.get("usage"))
             self._has_output = True
+            self._has_all_input = member_of(event.get("usage"), "input_tokens") is not None
         elif kind == "message_stop":
             self._is_done = True
         return False
@@ -49,14 +56,19 @@ class EventTally:
         """Give the usage of the whole stream; raises UntrustedError."""
         if not self._is_done or not self._has_output:
             raise UntrustedError("the stream ended before its end")
-        return usage_of({**self._message, "usage": self._usage}, self._cache_write)
+        message = {**self._message, "usage": self._usage, "content": self._tool_blocks}
+        usage = usage_of(message, self._cache_write, self._offered)
+        if usage.tool_uses and not self._has_all_input:
+            # What the tools have brought is input that the beginning of the stream knew nothing of.
+            raise UntrustedError("a tool on the provider's side was used, and the input it brought is not in the usage")
+        return usage
 
     def _keep(self, usage: object) -> None:
         if isinstance(usage, dict):
             self._usage |= {name: value for name, value in usage.items() if value is not None}
 
 
-def usage_of(message: dict[str, object], cache_write: CacheWrite) -> Usage:
+def usage_of(message: dict[str, object], cache_write: CacheWrite, offered: ServerTools) -> Usage:
     """Give the usage of a whole message; raises UntrustedError."""
     usage = inner(message, "usage")
     model = reported_model(message.get("model"))
@@ -73,14 +85,12 @@ def usage_of(message: dict[str, object], cache_write: CacheWrite) -> Usage:
         cache_write_1h_tokens=one_hour,
         service_tier=_tier(usage),
         model=model,
+        tool_uses=anthropic_uses(message, offered),
     )
 
 
 def _only_one_inference(usage: dict[str, object], model: str) -> None:
-    """Refuse usage that says there was more than this call: fees of server tools, compaction, other models."""
-    for name, value in inner(usage, "server_tool_use").items():
-        if value:
-            raise UntrustedError(f"a tool on the provider's side was used ({name}), and its fee is not held")
+    """Refuse usage that says there was more than this call: a compaction, other models."""
     iterations = usage.get("iterations")
     for iteration in iterations if isinstance(iterations, list) else ():
         other = member_of(iteration, "model")

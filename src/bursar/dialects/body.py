@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -113,6 +113,20 @@ def object_with(text: str, name: str, value: str) -> str:
     if not members:
         return f'{{"{name}":{value}}}'
     return _edited(text, members, {name: value})
+
+
+def with_items(text: str, change: Callable[[object, str], str]) -> str:
+    """Give the text of a JSON list with every item as `change` gives it, from its value and its text."""
+    pieces: list[str] = []
+    kept = 0
+    at = _after_space(text, 1)
+    while text[at] != "]":
+        value, end = _DECODER.raw_decode(text, at)
+        pieces += (text[kept:at], change(value, text[at:end]))
+        kept = end
+        at = _after_space(text, end)
+        at = _after_space(text, at + 1) if text[at] == "," else at
+    return "".join([*pieces, text[kept:]])
 
 
 def value_text(body: Body, name: str) -> str:

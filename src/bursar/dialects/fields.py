@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from bursar.call import Call, Image, Input
+from bursar.call import Call, Image, Input, ServerTool
 from bursar.dialects.body import Document, shown, unbounded, unreadable, utf8_bytes, with_and_without, with_members
 from bursar.dialects.images import size_of_base64
 from bursar.dialects.protocol import Quirks
@@ -46,6 +46,8 @@ class Seen:
     opaque: bool = False
     audio: bool = False
     pieces: int = 1
+    server_tools: dict[ServerTool, int] = field(default_factory=dict)
+    """The provider's own tools that are offered, each with the most uses that its definitions allow."""
 
     def take_base64(self, payload: object, low_detail: bool) -> None:
         """Note an image given as base64; only what is proven to be an image is taken out of the text."""

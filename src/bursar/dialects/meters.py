@@ -80,9 +80,10 @@ class JsonMeter:
 class EventMeter:
     """Reads the usage of a stream of server-sent events; only events that may carry usage are ever cut out and read."""
 
-    def __init__(self, tally: Tally, end: bytes) -> None:
+    def __init__(self, tally: Tally, end: bytes, *also: bytes) -> None:
+        """Read the events that have usage in them, or any of these marks."""
         self._tally = tally
-        self._end = end
+        self._marks = (end, *also)
         self._splitter = Splitter()
 
     def feed(self, chunk: bytes) -> bytes:
@@ -103,8 +104,9 @@ class EventMeter:
             return rest, Unmetered(str(error))
 
     def _may_matter(self, data: bytes) -> bool:
-        if self._end in data:
-            return True
+        for mark in self._marks:
+            if mark in data:
+                return True
         # With usage asked for, all other chunks say `"usage":null`: those are the many, and must not be read.
         return b'"usage"' in data and _USAGE_OBJECT.search(data) is not None
 

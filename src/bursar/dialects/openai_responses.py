@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
-from bursar.call import CacheWrite, Call, Output, Refused, Usage
+from bursar.call import CacheWrite, Call, Output, Refused, ServerTool, ServerTools, Usage
 from bursar.dialects import openai
 from bursar.dialects.body import Document, RefusedError, read, shown, unbounded, unreadable, utf8_bytes, value_text
 from bursar.dialects.fields import (
@@ -38,6 +39,14 @@ from bursar.dialects.meters import (
     required_count,
 )
 from bursar.dialects.protocol import Meter, Quirks, Request
+from bursar.dialects.server_tools import (
+    OPENAI_MARK,
+    OPENAI_PAID_ITEMS,
+    OPENAI_USES_FIELD,
+    openai_bounds,
+    openai_uses,
+    takes_openai_tool,
+)
 
 OUTPUT_FIELD = "max_output_tokens"
 OUTPUT_TOKENS_MIN = 16
@@ -100,6 +109,8 @@ class OpenAIResponses:
             changes[OUTPUT_FIELD] = str(output_tokens)
         if call.service_tier == "default" and (quirks.takes_service_tier or "service_tier" in call.body.members):
             changes["service_tier"] = '"default"'
+        if call.server_tools.uses_max:
+            changes[OPENAI_USES_FIELD] = str(call.server_tools.passes_max - 1)
         return shaped(call, changes, quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
@@ -107,8 +118,8 @@ class OpenAIResponses:
         if not 200 <= status < 300:
             return PassMeter("error status")
         if not content_type.lower().startswith("text/event-stream"):
-            return JsonMeter(_usage)
-        return EventMeter(_Tally(), end=b'"response.failed"')
+            return JsonMeter(lambda reply: _usage(reply, call.server_tools))
+        return EventMeter(_Tally(call.server_tools), b'"response.failed"', OPENAI_MARK)
 
     def error(self, status: int, code: str, message: str, details: Mapping[str, object]) -> bytes:
         """Give an error in OpenAI's shape."""
@@ -128,6 +139,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
     if reasoning.get("mode") not in (None, "standard"):
         raise unbounded('`reasoning.mode` must be "standard": whether the bound holds for other modes is not known.')
     asked = whole(values, OUTPUT_FIELD, 1)
+    seen = _input(document, quirks)
     return Call(
         dialect=dialect,
         upstream=request.upstream,
@@ -135,7 +147,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         model=model,
         stream=flag(values, "stream"),
         body=document.body,
-        input=input_facts(document, _input(document)),
+        input=input_facts(document, seen),
         output=Output(asked, tokens_min=OUTPUT_TOKENS_MIN if asked is None else min(asked, OUTPUT_TOKENS_MIN)),
         cache_write=CacheWrite.IMPLICIT,
         service_tier=tier_of(values, openai.PLAIN_TIERS),
@@ -146,10 +158,11 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
                 member_of(values.get("metadata"), "session_id"),
             )
         ),
+        server_tools=openai_bounds(seen, values, quirks),
     )
 
 
-def _input(document: Document) -> Seen:
+def _input(document: Document, quirks: Quirks) -> Seen:
     values = document.values
     seen = Seen()
     seen.opaque = values.get("previous_response_id") is not None or values.get("conversation") is not None
@@ -157,18 +170,18 @@ def _input(document: Document) -> Seen:
     if isinstance(given, list):
         for item in items(given, "input"):
             seen.messages += 1
-            _item(seen, item)
+            _item(seen, item, quirks)
     elif isinstance(given, str):
         seen.messages = 1
     elif given is not None or not seen.opaque:
         raise unreadable("`input` must be a text or a list of items.")
     seen.messages += values.get("instructions") is not None
-    _tools(seen, items(values.get("tools"), "tools"))
+    _tools(seen, items(values.get("tools"), "tools"), quirks)
     seen.tool_json_bytes += utf8_bytes(value_text(document.body, "tools"))
     return seen
 
 
-def _item(seen: Seen, item: dict[str, object]) -> None:
+def _item(seen: Seen, item: dict[str, object], quirks: Quirks) -> None:
     untyped = "message" if "role" in item else "item_reference"
     kind = untyped if item.get("type") is None else type_of(item, "input")
     if kind == "message":
@@ -181,7 +194,7 @@ def _item(seen: Seen, item: dict[str, object]) -> None:
         seen.opaque = True
     elif kind in _TOOL_ITEMS:
         tools = items(item.get("tools"), "tools")
-        _tools(seen, tools)
+        _tools(seen, tools, quirks)
         seen.tool_json_bytes += utf8_bytes(json.dumps(tools, ensure_ascii=False))
     elif kind not in _PLAIN_ITEMS:
         raise unbounded(f"The input item type `{shown(kind)}` is refused: it is not known to bursar, or not bounded.")
@@ -201,17 +214,17 @@ def _content(seen: Seen, content: object) -> None:
             )
 
 
-def _tools(seen: Seen, tools: list[dict[str, object]]) -> None:
+def _tools(seen: Seen, tools: list[dict[str, object]], quirks: Quirks) -> None:
     for tool in tools:
         seen.tools += 1
         kind = type_of(tool, "tools")
         if kind in _FUNCTIONS:
             continue
         if kind == "namespace":
-            _tools(seen, items(tool.get("tools"), "tools"))
+            _tools(seen, items(tool.get("tools"), "tools"), quirks)
         elif kind in _CLIENT_TOOLS or _runs_at_the_client(kind, tool):
             seen.fixed_tokens += TYPED_TOOL_TOKENS
-        else:
+        elif not takes_openai_tool(seen, kind, tool, quirks):
             openai.refuse_tool(kind)
 
 
@@ -224,7 +237,9 @@ def _runs_at_the_client(kind: str, tool: dict[str, object]) -> bool:
 class _Tally:
     """Usage of a stream: in the event that ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, offered: ServerTools) -> None:
+        self._offered = offered
+        self._items: list[object] = []
         self._response: dict[str, object] | None = None
 
     def take(self, data: bytes) -> bool:
@@ -235,24 +250,37 @@ class _Tally:
         response = event.get("response")
         if event.get("type") in _FINAL_EVENTS and isinstance(response, dict):
             self._response = response
+        elif event.get("type") == "response.output_item.done":
+            self._items.append(event.get("item"))
         return False
 
     def result(self) -> Usage:
         if self._response is None:
             raise UntrustedError("the stream ended before its end")
-        return _usage(self._response)
+        usage = _usage(self._response, self._offered)
+        # Some servers leave the output out of the last event.
+        uses = {**usage.tool_uses}
+        for tool, times in _tool_uses(self._items, self._offered).items():
+            uses[tool] = max(times, uses.get(tool, 0))
+        return replace(usage, tool_uses=uses)
 
 
-def _usage(response: dict[str, object]) -> Usage:
+def _tool_uses(output: object, offered: ServerTools) -> dict[ServerTool, int]:
+    for item in output if isinstance(output, list) else ():
+        kind = member_of(item, "type")
+        if kind in _BILLED_ITEMS and OPENAI_PAID_ITEMS.get(str(kind)) not in offered.uses_max:
+            raise UntrustedError("a tool on the provider's side was used, and its fee is not in the usage")
+    return openai_uses(output)
+
+
+def _usage(response: dict[str, object], offered: ServerTools) -> Usage:
     if response.get("status") not in _FINAL_STATUSES:
         raise UntrustedError("the response is not finished")
     output = response.get("output")
-    for item in output if isinstance(output, list) else ():
-        if member_of(item, "type") in _BILLED_ITEMS:
-            raise UntrustedError("a tool on the provider's side was used, and its fee is not in the usage")
+    if offered.uses_max and not isinstance(output, list):
+        raise UntrustedError("the reply does not say how often the provider's own tools were used")
     usage = inner(response, "usage")
     given, made = required_count(usage, "input_tokens"), required_count(usage, "output_tokens")
     classes = openai.token_classes(usage, given, made, "input_tokens_details", "output_tokens_details")
-    return openai.usage_from(
-        classes, reported_tier(response.get("service_tier")), reported_model(response.get("model"))
-    )
+    tier, model = reported_tier(response.get("service_tier")), reported_model(response.get("model"))
+    return replace(openai.usage_from(classes, tier, model), tool_uses=_tool_uses(output, offered))

@@ -27,6 +27,10 @@ class Quirks:
     beta_field: str = ""
     """The field that takes what the header `anthropic-beta` names, for a server that does not look at the header."""
     usage: UsageRules = field(default_factory=UsageRules)
+    server_tools: frozenset[str] = frozenset()
+    """Tools of the provider's own that the operator lets through, and that this upstream keeps to a bound."""
+    server_tool_uses: int = 1
+    """How often such a tool may be used where the client sets no bound."""
 
 
 @dataclass(frozen=True, slots=True)

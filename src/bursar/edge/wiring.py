@@ -132,6 +132,8 @@ def _endpoint(name: str, upstream: UpstreamSettings, settings: Settings, provide
             dropped_fields=provider.dropped_fields,
             beta_field=provider.beta_field,
             usage=provider.usage,
+            server_tools=provider.server_tools.intersection(settings.policy.server_tools),
+            server_tool_uses=settings.policy.server_tool_uses_default,
         ),
         connect_seconds_max=upstream.connect_seconds_max,
         idle_seconds_max=upstream.idle_seconds_max,

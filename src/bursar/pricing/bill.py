@@ -34,9 +34,11 @@ def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
         (usage.audio_input_tokens, rates.audio_extra),
         (usage.audio_cache_read_tokens, rates.audio_cache_read_extra),
     )
-    if min(tokens for tokens, _ in lines) < 0:
+    if min(tokens for tokens, _ in lines) < 0 or min(usage.tool_uses.values(), default=0) < 0:
         return Unmetered("the reported usage has a negative count")
     if not any(tokens for tokens, _ in lines):
         # No call reads nothing: a server that counts nothing does not count.
         return Unmetered("the reported usage counts nothing at all")
-    return cost(lines)
+    if not usage.tool_uses.keys() <= quote.call.server_tools.uses_max.keys():
+        return Unmetered("a tool on the provider's side was used that the call did not offer")
+    return cost((*lines, *((times, quote.card.fees[tool]) for tool, times in usage.tool_uses.items())))

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from genai_prices import types as listed
 from genai_prices.data import providers as bundled_providers
 
+from bursar.call import ServerTool
 from bursar.clock import SECOND, Instant
 from bursar.money import Rate
 from bursar.pricing.images import image_bound
@@ -54,8 +55,16 @@ _AUDIO = frozenset({"input_audio_mtok", "cache_audio_read_mtok"})
 _TOKENS = _AUDIO | frozenset(
     {"input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok", "cache_write_5m_mtok", "cache_write_1h_mtok"}
 )
-# Server-side tools; the dialects refuse them.
+# Server-side tools, which are no tokens: their fees are read apart, in USD per thousand uses.
 _TOOLS = frozenset({"web_searches_kcount", "storage_searches_kcount"})
+_FEES = {
+    "anthropic": {ServerTool.WEB_SEARCH: "web_searches_kcount"},
+    "openai": {ServerTool.WEB_SEARCH: "web_searches_kcount", ServerTool.FILE_SEARCH: "storage_searches_kcount"},
+}
+# A page that is fetched is paid as input, and nothing else (Anthropic's page on the tool, read in 2026-11).
+_FREE_TOOLS = {"anthropic": (ServerTool.WEB_FETCH,)}
+# Every search of theirs is billed as 8,000 tokens, and whether the usage has those is not documented.
+_SEARCHES_IN_BLOCKS = frozenset({"gpt-4.1-mini", "gpt-4o-mini"})
 _DAY = 24 * 3600 * SECOND
 _ORDINAL_OF_1970 = 719_163
 _TIER_KEYS = ({"service_tier"}, {"speed"})
@@ -141,6 +150,7 @@ def card_of(
         valid_until=valid_until,
         image=image,
         context_tokens_unasked=unasked if claude else context,
+        fees=_fees(model, provider_id, moments),
         added_tokens=_ADDED_TOKENS.get(name.partition("/")[0] if provider_id in _ROUTERS else provider_id, 0),
     )
 
@@ -380,6 +390,18 @@ def _rates(prices: dict[str, _Price], above: int, claude: bool) -> Rates:
         audio_extra=_more(audio, ordinary),
         audio_cache_read_extra=_more(audio_read, read),
     )
+
+
+def _fees(model: listed.ModelInfo, provider_id: str, moments: list[int]) -> dict[ServerTool, Rate]:
+    """Give the highest fee of each tool whose fee is listed at every one of these moments."""
+    fees = dict.fromkeys(_FREE_TOOLS.get(provider_id, ()), Rate(0))
+    for tool, key in _FEES.get(provider_id, {}).items():
+        if tool is ServerTool.WEB_SEARCH and model.id in _SEARCHES_IN_BLOCKS:
+            continue
+        prices = [getattr(_standard(model, at), key) for at in moments]
+        if all(isinstance(price, Decimal) and price > 0 for price in prices):
+            fees[tool] = max(Rate.from_usd_per_million(price * 1_000) for price in prices)
+    return fees
 
 
 def _more(one: Rate, other: Rate) -> Rate:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from bursar.money import Rate
+from bursar.call import ServerTool
+from bursar.money import PICODOLLARS_PER_NANODOLLAR, Money, Rate
 from bursar.pricing.rates import DEFAULT_TIER, FOREVER, Card, Family, Rates, Step
 
 
@@ -26,6 +28,8 @@ class OwnModel:
     """Unknown counts the most tokens per byte."""
     image_tokens_max: int | None = None
     """Most tokens of one image; absent: the whole context window."""
+    fees: Mapping[str, str] = field(default_factory=dict)
+    """USD for one use of a tool of the provider's own; one that is not here has no known fee."""
 
 
 def own_card(name: str, own: OwnModel) -> Card:
@@ -51,4 +55,9 @@ def own_card(name: str, own: OwnModel) -> Card:
         image_tokens_max=min(own.image_tokens_max or own.context_tokens, own.context_tokens),
         source=f'[models."{name}"]',
         valid_until=FOREVER,
+        fees={ServerTool(tool): _fee(usd) for tool, usd in own.fees.items()},
     )
+
+
+def _fee(usd: str) -> Rate:
+    return Rate(Money.from_usd(usd).nanodollars * PICODOLLARS_PER_NANODOLLAR)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bursar.call import CacheWrite, Call, Input
+from bursar.call import CacheWrite, Call, Input, ServerTool
 from bursar.clock import Instant
 from bursar.money import Money, Rate, cost, ensure
 from bursar.pricing.counted import BYTES_PER_TOKEN_HOPED, CountedBy, InputCount, provider_bound, tokenizer_bound
@@ -55,7 +55,7 @@ class Quote:
     rates: Rates
     """The dearest rates that can apply to this call, class by class."""
     input_tokens: int
-    """Upper bound of all input tokens."""
+    """Upper bound of all input tokens, of every inference that the call may take."""
     fixed: Money
     """Input, margin and fees: what is due even with no output."""
     fixed_tokens: int
@@ -90,9 +90,10 @@ def worst_case(
     steps = card.reachable.get(tier_name(call.service_tier))
     if steps is None:
         return _tier_unpriced(call, card)
-    input_tokens = input_bound(call.input, card, counted)
-    if not call.takes_long_context:
-        input_tokens = min(input_tokens, card.context_tokens_unasked)
+    unknown = [tool for tool in call.server_tools.uses_max if tool not in card.fees]
+    if unknown:
+        return _fee_unpriced(call, unknown[0])
+    input_tokens = _all_input(call, card, counted)
     rates = rates_at(steps, input_tokens)
     choices = call.output.choices
     margin_tokens = (OUTPUT_MARGIN_TOKENS + call.output.tokens_extra) * choices
@@ -102,7 +103,7 @@ def worst_case(
         card=card,
         rates=rates,
         input_tokens=input_tokens,
-        fixed=cost(((input_tokens, _dearest_input(rates, call)), (margin_tokens, rates.output))),
+        fixed=cost(((input_tokens, _dearest_input(rates, call)), (margin_tokens, rates.output), *_fees(call, card))),
         fixed_tokens=input_tokens + margin_tokens,
         per_output_token=Rate(rates.output.picodollars * choices),
         output_tokens=wanted,
@@ -111,6 +112,19 @@ def worst_case(
         client_bounded=call.output.tokens_asked is not None,
         seal=_SEAL,
     )
+
+
+def _all_input(call: Call, card: Card, counted: InputCount | None) -> int:
+    """Bound the input of every inference: what the provider's tools bring is only bounded by the context window."""
+    first, window = input_bound(call.input, card, counted), card.context_tokens
+    if not call.takes_long_context:
+        window = card.context_tokens_unasked
+        first = min(first, window)
+    return first + (call.server_tools.passes_max - 1) * window
+
+
+def _fees(call: Call, card: Card) -> list[tuple[int, Rate]]:
+    return [(uses, card.fees[tool]) for tool, uses in call.server_tools.uses_max.items()]
 
 
 def input_bound(given: Input, card: Card, counted: InputCount | None = None) -> int:
@@ -133,9 +147,12 @@ def input_bound(given: Input, card: Card, counted: InputCount | None = None) -> 
 
 def counting_saves(quote: Quote) -> tuple[Money, int]:
     """Give how much less, in money and in tokens, may be asked for at best once the input is counted."""
-    hoped = quote.call.input.text_bytes // BYTES_PER_TOKEN_HOPED
-    tokens = 0 if quote.call.input.opaque else max(quote.input_tokens - hoped, 0)
-    return cost(((tokens, _dearest_input(quote.rates, quote.call)),)), tokens
+    call = quote.call
+    hoped = call.input.text_bytes // BYTES_PER_TOKEN_HOPED
+    # What the provider's tools will bring is not there to be counted.
+    is_unseen = call.input.opaque or call.server_tools.passes_max > 1
+    tokens = 0 if is_unseen else max(quote.input_tokens - hoped, 0)
+    return cost(((tokens, _dearest_input(quote.rates, call)),)), tokens
 
 
 def _counted_tokens(counted: InputCount, given: Input) -> int:
@@ -185,6 +202,15 @@ def _output_bounds(call: Call, card: Card, policy: OutputPolicy) -> tuple[int, i
     if not policy.clamps:
         return wanted, wanted
     return wanted, min(max(policy.tokens_floor, output.tokens_min), wanted)
+
+
+def _fee_unpriced(call: Call, tool: ServerTool) -> Unpriced:
+    return Unpriced(
+        call.model,
+        f"What one use of {tool} costs with {call.model!r} is not in the price list, so this call cannot be bounded; "
+        f"nothing was sent. Take the tool out of the request, or give the model a price of its own in bursar.toml, "
+        f'with fees = {{ {tool} = "..." }} (USD for one use).',
+    )
 
 
 def _tier_unpriced(call: Call, card: Card) -> Unpriced:

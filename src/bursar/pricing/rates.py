@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
+from bursar.call import ServerTool
 from bursar.clock import Instant
 from bursar.money import Rate
 
@@ -134,6 +135,8 @@ class Card:
     """Most input tokens without asking for the longer window of some models; filled with the window itself."""
     added_tokens: int = 0
     """What the provider puts in front of every input, and bills."""
+    fees: Mapping[ServerTool, Rate] = field(default_factory=dict)
+    """What one use of a tool of the provider's own costs; one that is not here has no known fee."""
     reachable: Mapping[str, tuple[Step, ...]] = field(init=False, repr=False, compare=False)
     """By the tier that is asked for: the dearest rates that the provider may bill, at and below each length."""
 
@@ -154,10 +157,12 @@ def _reachable(tiers: Mapping[str, tuple[Step, ...]], asked: str) -> tuple[Step,
 
 
 def surcharged(card: Card, percent: int) -> Card:
-    """Give the card with every rate times percent / 100, rounded up."""
+    """Give the card with every rate times percent / 100, rounded up; what makes tokens cheaper leaves fees alone."""
     if percent == 100:
         return card
-    return replace(card, tiers={tier: steps_times(steps, percent) for tier, steps in card.tiers.items()})
+    fees = {tool: fee.times(max(percent, 100)) for tool, fee in card.fees.items()}
+    tiers = {tier: steps_times(steps, percent) for tier, steps in card.tiers.items()}
+    return replace(card, tiers=tiers, fees=fees)
 
 
 @dataclass(frozen=True, slots=True)

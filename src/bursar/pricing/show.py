@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bursar.clock import Instant
+from bursar.money import PICODOLLARS_PER_NANODOLLAR, Money
 from bursar.pricing.rates import DEFAULT_TIER, FOREVER, US, Card, ImageRule, Unpriced
 
 CHANGES_AHEAD_MAX = 8
@@ -121,4 +122,8 @@ def _conditions(card: Card) -> Iterator[str]:
     if card.added_tokens:
         yield f"the provider puts up to {card.added_tokens} tokens of its own in front of every input"
     yield _IMAGES[card.image.rule]
-    yield "tools of the provider that are paid by the use are not let through, so they have no fee here"
+    for tool, fee in card.fees.items():
+        usd = Money(-(-fee.picodollars // PICODOLLARS_PER_NANODOLLAR))
+        yield f"{tool}: {usd} USD a use, where the settings let it through"
+    if not card.fees:
+        yield "no fee of a tool that the provider runs is known, so none is let through"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from bursar.settings.values import SQLITE_PREFIX, LedgerUrl, SecondsOrZero, Section, known_zone
+from bursar.settings.values import SQLITE_PREFIX, LedgerUrl, SecondsOrZero, Section, ServerToolName, known_zone
 
 
 def _default_ledger_url() -> str:
@@ -50,5 +50,9 @@ class PolicySettings(Section):
     read_on_seconds_max: SecondsOrZero = 30
     refusal_status: Literal["auto", 429, 402, 400] = "auto"
     allow_fields: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    server_tools: Annotated[tuple[ServerToolName, ...], Field(strict=False)] = ()
+    """Tools of the provider's own that are let through, bounded, with their fees."""
+    server_tool_uses_default: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often such a tool may be used in a call whose client sets no bound."""
     timezone: Annotated[str, AfterValidator(known_zone)] = "UTC"
     """Of budgets that come anew by the calendar and name no time zone of their own."""

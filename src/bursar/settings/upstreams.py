@@ -6,7 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from bursar.settings.values import EnvName, ModelName, Price, Seconds, SecondsOrZero, Section, Word, url_trouble
+from bursar.settings.values import (
+    EnvName,
+    ModelName,
+    Price,
+    Seconds,
+    SecondsOrZero,
+    Section,
+    ServerToolName,
+    Usd,
+    Word,
+    url_trouble,
+)
 from bursar.upstream.providers import COMPATIBLE, PROVIDERS, Provider, Signing
 
 
@@ -83,3 +94,5 @@ class ModelSettings(Section):
     upstream: str = ""
     """Only at this upstream; empty: at every one."""
     family: Literal["byte-level", "claude", "unknown"] = "unknown"
+    fees: dict[ServerToolName, Usd] = Field(default_factory=dict)
+    """USD for one use of a tool of the provider's own."""

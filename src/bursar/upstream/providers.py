@@ -92,6 +92,8 @@ class Provider:
     takes_stream_options: bool = True
     takes_service_tier: bool = False
     """Whether the tier is made explicit when the client named none."""
+    server_tools: frozenset[str] = frozenset()
+    """Its own tools that it keeps to a bound in the request, by its documentation."""
     allow_fields: frozenset[str] = frozenset()
     set_fields: Mapping[str, str] = field(default_factory=dict)
     dropped_fields: frozenset[str] = frozenset()
@@ -133,6 +135,7 @@ PROVIDERS: Mapping[str, Provider] = {
         key_env="OPENAI_API_KEY",
         prices="openai",
         takes_service_tier=True,
+        server_tools=frozenset({"web_search", "file_search"}),
     ),
     "anthropic": replace(
         _ANTHROPIC,
@@ -140,6 +143,7 @@ PROVIDERS: Mapping[str, Provider] = {
         key_env="ANTHROPIC_API_KEY",
         prices="anthropic",
         takes_service_tier=True,
+        server_tools=frozenset({"web_search", "web_fetch"}),
         client_gone=Gone.BILLED,
     ),
     "gemini": replace(
