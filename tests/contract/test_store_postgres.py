@@ -111,60 +111,6 @@ async def granted_in_the_end(store: PostgresStore, call_id: str) -> Granted:
 # ---- the constraints ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE bursar.accounts SET held = -1",
-        "UPDATE bursar.accounts SET captured = -1",
-        "UPDATE bursar.accounts SET overrun = -1",
-        "UPDATE bursar.accounts SET held = ceiling + 1 WHERE ceiling IS NOT NULL",
-        "UPDATE bursar.accounts SET held = 9223372036854775807, captured = 9223372036854775807 WHERE ceiling > 0",
-        "UPDATE bursar.accounts SET ceiling = cap - 1 WHERE cap IS NOT NULL",
-        "UPDATE bursar.accounts SET cap = -1, ceiling = -1",
-        "UPDATE bursar.accounts SET ceiling = NULL WHERE ceiling IS NOT NULL",
-        "UPDATE bursar.accounts SET state = 'full'",
-        "UPDATE bursar.accounts SET unit = 'euro'",
-        "UPDATE bursar.accounts SET ends_at = starts_at",
-        "UPDATE bursar.accounts SET counts = NULL",
-        "INSERT INTO bursar.accounts (scope, unit, period) SELECT scope, unit, period FROM bursar.accounts",
-        "INSERT INTO bursar.accounts (scope, unit, period) VALUES ('run:nobody', 'usd', 'lifetime')",
-        "TRUNCATE bursar.accounts",
-        "UPDATE bursar.holds SET captured_usd = held_usd + 1, settled_at = 1, state = 'captured'",
-        "UPDATE bursar.holds SET held_usd = -1",
-        "UPDATE bursar.holds SET overrun_calls = -1",
-        "UPDATE bursar.holds SET state = 'open', settled_at = NULL",
-        "UPDATE bursar.holds SET state = 'captured'",
-        "UPDATE bursar.holds SET settled_at = 5",
-        "UPDATE bursar.holds SET basis = 'guessed'",
-        "INSERT INTO bursar.holds (call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, "
-        "captured_calls, captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, "
-        "opened_at, settled_at, basis, why) SELECT call_id, worker, state, accounts, held_usd, held_calls, "
-        "held_tokens, captured_usd, captured_calls, captured_tokens, overrun_usd, overrun_calls, overrun_tokens, "
-        "output_tokens, model, upstream, opened_at, settled_at, basis, why FROM bursar.holds",
-        "DELETE FROM bursar.holds",
-        "TRUNCATE bursar.holds",
-        "UPDATE bursar.entries SET usd = 0",
-        "DELETE FROM bursar.entries",
-        "TRUNCATE bursar.entries",
-        "INSERT INTO bursar.entries (seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail) "
-        "VALUES (99, 1, 'gift', '', '', 0, 0, 0, '[]', '{}')",
-        "UPDATE bursar.last_entry SET seq = seq - 1",
-        "DELETE FROM bursar.last_entry",
-        "INSERT INTO bursar.last_entry (seq) VALUES (0)",
-    ],
-)
-async def test_the_database_says_the_rules_again(
-    store: PostgresStore, server: Cluster, url: str, statement: str
-) -> None:
-    await store.submit(authorize(store, "c1"))
-    connection = await asyncpg.connect(url)
-    try:
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-            await connection.execute(statement)
-    finally:
-        await connection.close()
-
-
 async def test_what_the_database_refuses_is_refused_alone(store: PostgresStore, server: Cluster, url: str) -> None:
     """Books that were changed behind the ledger's back: the constraint stops the one, the others go through."""
     server.sql("ALTER TABLE bursar.holds ADD CHECK (call_id <> 'bad')", name_of(url))
