@@ -10,7 +10,8 @@ import zlib
 
 import pytest
 
-from bursar.upstream.aws_events import AwsEvents, FrameError
+from bursar.dialects.bedrock_frames import FrameError
+from bursar.upstream.aws_events import AwsEvents
 
 EVENTS: list[dict[str, object]] = [
     {"type": "message_start", "message": {"usage": {"input_tokens": 10, "output_tokens": 1}}},

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
 from bursar.call import Head
+from bursar.dialects import bedrock_frames
+from bursar.dialects.bedrock_frames import FrameError
 from bursar.dialects.free import FreeRequest
 from bursar.dialects.protocol import Dialect
 from bursar.ledger.hold import OpenHold
-from bursar.upstream import aws_events
-from bursar.upstream.aws_events import AwsEvents, FrameError
+from bursar.upstream.aws_events import AwsEvents
 from bursar.upstream.free import SECONDS_MAX, FreeAnswer, read_whole
 from bursar.upstream.http import BrokenError, ConnectError, Connection, Origin, Pool
 from bursar.upstream.outgoing import NoWayError, quirks_for, request_bytes, target_of
@@ -32,7 +33,7 @@ class Reply:
 
     __slots__ = ("_connection", "_events", "_pool", "content_type", "headers", "is_stream", "status")
 
-    def __init__(self, connection: Connection, pool: Pool, was_streamed: bool) -> None:
+    def __init__(self, connection: Connection, pool: Pool, was_streamed: bool, keeps_frames: bool) -> None:
         self._connection = connection
         self._events: AwsEvents | None = None
         self._pool = pool
@@ -40,7 +41,8 @@ class Reply:
         self.headers = connection.headers
         types = [value for name, value in self.headers if name.lower() == b"content-type"]
         self.content_type = types[-1].decode("latin-1").lower() if types else ""
-        if self.content_type.startswith(aws_events.CONTENT_TYPE):
+        is_framed = self.content_type.startswith(bedrock_frames.CONTENT_TYPE)
+        if is_framed and not keeps_frames:
             # Clients of the wire format know server-sent events only.
             self._events, self.content_type = AwsEvents(), "text/event-stream"
             others = [
@@ -50,7 +52,7 @@ class Reply:
         # Google streams a JSON array where no events were asked for; what was finished before it is sent has a length.
         has_length = any(name.lower() == b"content-length" for name, _ in self.headers)
         is_array = was_streamed and not has_length and 200 <= self.status < 300
-        self.is_stream = is_array or self.content_type.startswith("text/event-stream")
+        self.is_stream = is_array or is_framed or self.content_type.startswith("text/event-stream")
         """Whether the body comes in pieces, to be passed on as they arrive."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -112,7 +114,7 @@ class Upstream:
         except BaseException:
             connection.abort()
             raise
-        return Reply(connection, pool, call.stream)
+        return Reply(connection, pool, call.stream, call.dialect in bedrock_frames.DIALECTS)
 
     async def ask_free(self, free: FreeRequest, seconds_max: float = SECONDS_MAX) -> FreeAnswer:
         """Ask what costs nothing, and read the answer whole; raises NotSentError or UnansweredError."""

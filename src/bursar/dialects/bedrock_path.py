@@ -1,0 +1,37 @@
+"""Paths of Bedrock's Converse API, which name the model and what to do with it: the one place that reads them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+WHOLE, STREAMED = "converse", "converse-stream"
+# One segment, in which the SDKs escape the colon and, in ARNs, the slash; nothing else has two spellings.
+_SENT = re.compile(r"/model/(?P<model>(?:[A-Za-z0-9._:-]|%3A|%3a|%2F|%2f){1,256})/(?P<method>converse(?:-stream)?)")
+_PLAIN = re.compile(
+    r"/model/(?P<model>[A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,198}[A-Za-z0-9])?)/(?P<method>converse(?:-stream)?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BedrockPath:
+    """What a path of the Converse API asks for."""
+
+    model: str
+    method: str
+
+
+def plain_path(path: str) -> str | None:
+    """Give a path as it was sent in its one plain spelling, or None when it is not of the Converse API."""
+    match = _SENT.fullmatch(path)
+    if match is None:
+        return None
+    model = match["model"].replace("%3A", ":").replace("%3a", ":").replace("%2F", "/").replace("%2f", "/")
+    plain = f"/model/{model}/{match['method']}"
+    return plain if _PLAIN.fullmatch(plain) else None
+
+
+def read_plain(path: str) -> BedrockPath | None:
+    """Read a path in its plain spelling; None for any other."""
+    match = _PLAIN.fullmatch(path)
+    return None if match is None else BedrockPath(match["model"], match["method"])
