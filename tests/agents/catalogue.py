@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ FOREIGN = (
     "ANTHROPIC_",
     "CLAUDE",
     "CODEX_",
+    "GEMINI_",
+    "GOOGLE_",
     "LANGCHAIN_",
     "LANGSMITH_",
     "OPENAI_",
@@ -49,6 +52,8 @@ class Agent:
     """What the gateway refuses it with at the cap."""
     asides: tuple[dict[str, Any], ...] = field(default=())
     """Replies to what it asks besides, as for a title."""
+    home: Mapping[str, str] = field(default_factory=dict)
+    """Files of the user's that are there before it starts: what a person would have chosen once."""
 
 
 def reads(tool: str, argument: str) -> dict[str, Any]:
@@ -123,6 +128,14 @@ AGENTS = (
         arguments=("--auth-type", "openai", "-m", "gpt-4.1-mini", "-p", "{prompt}"),
         never_done=reads("read_file", "file_path"),
         status=402,
+    ),
+    Agent(
+        name="Gemini CLI",
+        source=FromNpm(("@google/gemini-cli",), program="gemini"),
+        arguments=("--skip-trust", "-m", "gemini-2.5-flash", "-p", "{prompt}"),
+        never_done=reads("read_file", "file_path"),
+        status=402,
+        home={".gemini/settings.json": '{"security": {"auth": {"selectedType": "gemini-api-key"}}}'},
     ),
     Agent(
         name="aider, OpenAI",

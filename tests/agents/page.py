@@ -29,10 +29,13 @@ message in its own output, or the error that it raised with it.
 {caps}
 ## How each was started
 
-`bursar run` knows two of them by the command, behind `npx`, `bunx`, `uvx`, `node` and `python -m` too. Codex reads no
+`bursar run` knows three of them by the command, behind `npx`, `bunx`, `uvx`, `node` and `python -m` too. Codex reads no
 variable for its base URL, so it is given flags, one of which turns the provider's own web search off: nothing bounds
 what that costs, so a call with it is refused. aider sends what the OpenAI SDK sends and stops at a 400 only, so that is
-what its run gets; where a script starts it, set `refusal_status = 400` under `[policy]`.
+what its run gets; where a script starts it, set `refusal_status = 400` under `[policy]`. Gemini CLI comes to the
+gateway only when its own settings say `"selectedType": "gemini-api-key"`, as they do where a person chose a key once;
+signed in with an account it would call Google past every cap, so `bursar run` does not start it then, and says what to
+set.
 
 {starts}{least}{failures}"""
 

@@ -36,7 +36,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[AgentBench]:
         home.mkdir()
         place.mkdir()
         (place / "note.txt").write_text("a note\n")
-        made.environ |= {**QUIET, "HOME": str(home), "PWD": str(place), "TERM": "dumb"}
+        made.environ |= {**QUIET, "HOME": str(home), "PWD": str(place), "TERM": "dumb", "TMPDIR": str(tmp_path)}
+        made.environ["GEMINI_API_KEY"] = "real-gemini"
+        with (tmp_path / "bursar.toml").open("a") as settings:
+            settings.write(f'[upstreams.gemini]\nbase_url = "{made.provider.base_url}"\n')
         yield made
 
 
@@ -48,6 +51,10 @@ async def run(bench: AgentBench, agent: Agent, *options: str) -> Outcome:
     except CannotInstallError as error:
         row.failures.append(str(error))
         pytest.skip(f"{agent.name} is NOT shown to work: {error}")
+    for name, text in agent.home.items():
+        file = bench.folder / "home" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     arguments = [one.format(prompt="Read note.txt and say what is in it.") for one in agent.arguments]
     row.version = agent.source.version()
     if agent.source.program:
