@@ -90,7 +90,8 @@ class Cluster:
     def __init__(self, *, durable: bool = False, settings: dict[str, str] | None = None) -> None:
         """Describe a server; one that is not durable is fast, and loses what a power cut would catch."""
         self.folder = Path(tempfile.mkdtemp(prefix="bursar-postgres-"))
-        self.port = _free_port()
+        self._reserved = _reserved_port()
+        self.port = int(self._reserved.getsockname()[1])
         self._settings = COMMON | ({} if durable else FAST) | (settings or {})
         self._data = self.folder / "data"
         self._standbys: list[Cluster] = []
@@ -170,6 +171,7 @@ class Cluster:
             self._watchdog.wait()
             if self._watchdog.stdin is not None:
                 self._watchdog.stdin.close()
+        self._reserved.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
@@ -337,10 +339,13 @@ def _unprivileged() -> str:
     raise MissingError("no user to run PostgreSQL as")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reserved_port() -> socket.socket:
+    """Give a socket that nobody listens on: while it is open the kernel gives its port to nobody who asks for any."""
+    reserved = socket.socket()
+    # The server sets this too, and so may listen on the same port.
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 def _children(parent: int) -> list[int]:
