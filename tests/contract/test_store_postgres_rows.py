@@ -1,0 +1,173 @@
+"""Which rows of PostgreSQL a batch locks and looks at, and which locks are a life: neither fewer nor others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from databases import database_of
+from test_store_contract import KEY, NOON, RUN, Hands, authorize, settle
+
+from bursar.clock import SECOND, Instant
+from bursar.ledger.account import (
+    Denied,
+    Granted,
+    Limits,
+    OpenScope,
+    Settled,
+    TooManyRuns,
+    Void,
+)
+from bursar.stores.postgres import PostgresStore
+from bursar.stores.postgres_link import SQL, Patience, connect, has_life, life_key, take_life
+
+OTHER = "run:other"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+QUICK = Patience(connect=5, statement=5, answer=6, lock=0.2, idle=2, grace=0)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return database_of(tmp_path)
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()
+
+
+@pytest_asyncio.fixture
+async def store(url: str, tmp_path: Path, clock: Hands) -> AsyncIterator[PostgresStore]:
+    made = PostgresStore(url, clock, marker=tmp_path / "ledger.json")
+    await made.start()
+    await made.submit(OpenScope(KEY, "", Limits()))
+    for run in (RUN, OTHER):
+        await made.submit(OpenScope(run, KEY, Limits(usd=10_000, calls=10)))
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def somebody(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """Give a connection that is nobody's of ours, in a transaction that is committed at the end of the block."""
+    connection = await asyncpg.connect(url)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def waits(connection: asyncpg.Connection) -> None:
+    async with asyncio.timeout(10):
+        while not await connection.fetchval(WAITING):
+            await asyncio.sleep(0)
+
+
+def halves(key: int) -> tuple[int, int]:
+    """Give the halves of a lock's key; as a pair they are another lock."""
+    whole = key.to_bytes(8, "big", signed=True)
+    return int.from_bytes(whole[:4], "big", signed=True), int.from_bytes(whole[4:], "big", signed=True)
+
+
+# ---- what a batch locks and loads -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE bursar.accounts SET state = 'stopped' WHERE scope = 'run:r1'",
+        # The lock of the scope stands for the accounts that somebody adds to it.
+        "WITH scope AS (SELECT FROM bursar.scopes WHERE scope = 'run:r1' FOR NO KEY UPDATE) "
+        "INSERT INTO bursar.accounts (scope, unit, period, cap, ceiling) "
+        "SELECT 'run:r1', 'tokens', 'lifetime', 0, 0 FROM scope",
+    ],
+)
+async def test_what_changes_while_a_batch_waits_for_its_locks_is_seen(
+    store: PostgresStore, url: str, statement: str
+) -> None:
+    async with somebody(url) as other:
+        await other.execute(statement)
+        asked = asyncio.ensure_future(store.submit(authorize(store, "c1")))
+        await waits(other)
+    assert isinstance(await asked, Denied)
+
+
+async def test_a_batch_locks_and_loads_nothing_of_the_neighbours(
+    url: str, tmp_path: Path, store: PostgresStore
+) -> None:
+    quick = PostgresStore(url, Hands(), marker=tmp_path / "ledger.json", patience=QUICK)
+    await quick.start()
+    await quick.submit(authorize(quick, "elsewhere", scopes=(OTHER,)))
+    await quick.submit(authorize(quick, "gone", scopes=(OTHER,)))
+    await quick.submit(settle(quick, "gone", 7, scopes=(OTHER,)))
+    for name in ("c1", "c2"):
+        await quick.submit(authorize(quick, name))
+    async with somebody(url) as other:
+        await other.execute("SELECT FROM bursar.scopes WHERE scope = $1 FOR UPDATE", OTHER)
+        await other.execute("SELECT FROM bursar.accounts WHERE scope = $1 FOR UPDATE", OTHER)
+        assert isinstance(await quick.submit(authorize(quick, "c3")), Granted)
+        assert isinstance(await quick.submit(settle(quick, "c1", 5)), Settled)
+        assert isinstance(await quick.submit(Void("c2", quick.worker, "not sent")), Settled)
+    await quick.close()
+
+
+async def test_the_next_run_is_told_for_when_the_oldest_one_that_counts_is_an_hour_old(
+    store: PostgresStore, clock: Hands
+) -> None:
+    def new(name: str, most: int) -> OpenScope:
+        return OpenScope(f"run:{name}", "key:loop", Limits(), runs_per_hour_max=most)
+
+    for number in range(4):
+        clock.instant = Instant(NOON + number * SECOND)
+        await store.submit(new(f"n{number}", 4))
+    assert await store.submit(new("n4", 4)) == TooManyRuns("key:loop", 4, Instant(NOON + 3600 * SECOND))
+    assert await store.submit(new("n4", 3)) == TooManyRuns("key:loop", 3, Instant(NOON + 3601 * SECOND))
+
+
+# ---- which lock is a life -------------------------------------------------------------------------------------------
+
+
+async def test_a_life_is_the_one_lock_of_the_one_session(store: PostgresStore, url: str) -> None:
+    one, two = [await connect(url, QUICK, "w") for _ in range(2)]
+    first, second = [await connection.fetchval(SQL["backend"]) for connection in (one, two)]
+    assert not await has_life(one, "w", first)
+    assert await take_life(one, "w", 0)
+    assert await take_life(two, "x", 0)
+    await two.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves(life_key("w")))
+    assert await has_life(one, "w", first)
+    assert not await has_life(one, "x", first)
+    assert not await has_life(one, "w", second)
+    assert not await has_life(two, "w", second)
+    assert not await has_life(two, "w", first)
+    for connection in (one, two):
+        await connection.close()
+
+
+async def test_only_the_former_session_of_the_same_worker_is_cut(store: PostgresStore, url: str) -> None:
+    former, stranger, again = [await connect(url, QUICK, worker) for worker in ("w", "x", "w")]
+    pids = [await connection.fetchval(SQL["backend"]) for connection in (former, stranger)]
+    assert await take_life(former, "w", 0)
+    assert await again.fetch(SQL["cut_former_self"], pids[1], "w") == []
+    assert await take_life(again, "w", pids[0])
+    assert former.is_closed()
+    assert not stranger.is_closed()
+    for connection in (stranger, again):
+        await connection.close()
+
+
+async def test_what_only_looks_like_a_life_keeps_no_hold(store: PostgresStore, url: str, tmp_path: Path) -> None:
+    gone = PostgresStore(url, Hands(), marker=tmp_path / "ledger.json")
+    await gone.start()
+    await gone.submit(authorize(gone, "c1"))
+    await gone.close()
+    key = life_key(gone.worker)
+    async with somebody(url) as pair, somebody(url.rpartition("/")[0] + "/postgres") as elsewhere:
+        await pair.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves(key))
+        await elsewhere.execute("SELECT pg_advisory_lock($1)", key)
+        assert await store.dead_workers() == (gone.worker,)
