@@ -70,6 +70,7 @@ async def test_every_pair_is_held_and_booked_to_the_nanodollar(tmp_path: Path) -
         None,
         secrets,
         upstreams=upstreams,
+        policy={"server_tools": ["web_search", "web_fetch", "file_search"]},
         keys={"wire": {"key_env": "BURSAR_WIRE_TEST_KEY", "run": run, "runs_per_hour_max": 10_000}},
     ) as wire:
         parts = wire.gateway._parts

@@ -29,7 +29,7 @@ class Quirks:
     usage: UsageRules = field(default_factory=UsageRules)
     server_tools: frozenset[str] = frozenset()
     """Tools of the provider's own that the operator lets through, and that this upstream keeps to a bound."""
-    server_tool_uses: int = 1
+    server_tool_uses: int = 3
     """How often such a tool may be used where the client sets no bound."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bursar.call import Unmetered, Usage
 from bursar.money import NANODOLLARS_MAX, Money, cost
-from bursar.pricing.quote import Quote
+from bursar.pricing.quote import Quote, priced_length
 from bursar.pricing.rates import rates_at, tier_name
 
 
@@ -24,7 +24,8 @@ def bill(usage: Usage, quote: Quote) -> Money | Unmetered:
 def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
     steps = quote.card.tiers.get(tier_name(usage.service_tier))
     cached = usage.cache_read_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    rates = quote.rates if steps is None else rates_at(steps, usage.input_tokens + cached)
+    length = priced_length(quote.call, quote.card, usage.input_tokens + cached)
+    rates = quote.rates if steps is None else rates_at(steps, length)
     lines = (
         (usage.input_tokens, rates.input),
         (usage.output_tokens, rates.output),

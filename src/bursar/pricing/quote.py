@@ -94,7 +94,7 @@ def worst_case(
     if unknown:
         return _fee_unpriced(call, unknown[0])
     input_tokens = _all_input(call, card, counted)
-    rates = rates_at(steps, input_tokens)
+    rates = rates_at(steps, priced_length(call, card, input_tokens))
     choices = call.output.choices
     margin_tokens = (OUTPUT_MARGIN_TOKENS + call.output.tokens_extra) * choices
     wanted, floor = _output_bounds(call, card, policy)
@@ -116,11 +116,19 @@ def worst_case(
 
 def _all_input(call: Call, card: Card, counted: InputCount | None) -> int:
     """Bound the input of every inference: what the provider's tools bring is only bounded by the context window."""
-    first, window = input_bound(call.input, card, counted), card.context_tokens
+    first, window = input_bound(call.input, card, counted), _window(call, card)
     if not call.takes_long_context:
-        window = card.context_tokens_unasked
         first = min(first, window)
     return first + (call.server_tools.passes_max - 1) * window
+
+
+def _window(call: Call, card: Card) -> int:
+    return card.context_tokens if call.takes_long_context else card.context_tokens_unasked
+
+
+def priced_length(call: Call, card: Card, input_tokens: int) -> int:
+    """Give the length of input that decides on the rates: no inference is longer than the window, however many are."""
+    return input_tokens if call.server_tools.passes_max == 1 else min(input_tokens, _window(call, card))
 
 
 def _fees(call: Call, card: Card) -> list[tuple[int, Rate]]:

@@ -51,6 +51,7 @@ def ways(upstream: str) -> Quirks:
         takes_stream_options=provider.takes_stream_options,
         takes_service_tier=provider.takes_service_tier,
         usage=provider.usage,
+        server_tools=provider.server_tools,
     )
 
 
@@ -116,6 +117,7 @@ def test_what_is_sent_keeps_the_bound_that_was_held(file: Path, pair: dict[str, 
     sent = route.dialect.render(call, quote.output_tokens, ways(call.upstream))
     again = parsed(call.upstream, pair, sent)
     assert again.output.tokens_asked == quote.output_tokens
+    assert again.server_tools == call.server_tools
     assert (again.service_tier, again.output.choices) == (call.service_tier, call.output.choices)
 
 
