@@ -124,20 +124,33 @@ async def wire_up(
             server_header=False,
             date_header=False,
         )
-        server = uvicorn.Server(config)
+        server = Server(config)
         server.capture_signals = _nothing  # type: ignore[method-assign]
         task = asyncio.create_task(server.serve())
         while not server.started:
             assert not task.done(), "the gateway did not start"
-            await asyncio.sleep(0)
+            # Not 0: a loop that spins keeps the thread that makes the ledger from running.
+            await asyncio.sleep(0.001)
         wire = Wire(server.servers[0].sockets[0].getsockname()[1], upstream, gateway)
         gateway.events.subscribe(wire.note)
         try:
             yield wire
         finally:
-            server.should_exit = True
             wire.stopping.set()
+            server.ending.set()
             await task
+
+
+class Server(uvicorn.Server):
+    """Ends when it is told to; uvicorn's own looks ten times a second whether it has to."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self.ending.wait()
 
 
 class _nothing:  # noqa: N801

@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
 from urllib.parse import urlsplit
 
 import aiohappyeyeballs
@@ -256,6 +257,12 @@ class Connection(asyncio.Protocol):
         self._is_kept_alive = self._parser.should_keep_alive()
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Give what all origins are verified with; the machine's certificates take tens of milliseconds to read."""
+    return ssl.create_default_context()
+
+
 class Pool:
     """Connections to one origin, the one that was used last first."""
 
@@ -264,7 +271,7 @@ class Pool:
         self._connect_seconds_max = connect_seconds_max
         self._idle_seconds_max = idle_seconds_max
         self._idle: list[Connection] = []
-        self._tls = ssl.create_default_context() if origin.is_tls else None
+        self._tls = _tls() if origin.is_tls else None
         self._sweeper: asyncio.TimerHandle | None = None
 
     async def take(self) -> Connection:
