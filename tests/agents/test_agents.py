@@ -21,6 +21,8 @@ CALLS = 4
 SHOWN_AT_LEAST = 2
 SHOWN_CHARACTERS = 80
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# Where a report was written is of this machine, and of no other.
+FOLDERS = re.compile(r"(?<=\s)(?:/[^\s/]+)+/(?=\S)")
 
 pytestmark = pytest.mark.skipif(WANTED != "all", reason="agents from the registries: `make agents`")
 each_agent = pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: agent.name)
@@ -87,7 +89,7 @@ def said_before(outcome: Outcome, message: str) -> str:
     words = re.escape(message).replace(r"\ ", r"\s+")
     found = re.findall(rf"([^\n]*)bursar: {words}", said)
     assert found, said
-    before = str(found[-1]).strip()
+    before = FOLDERS.sub("", str(found[-1]).strip())
     return before if len(before) <= SHOWN_CHARACTERS else before[:SHOWN_CHARACTERS] + "…"
 
 
