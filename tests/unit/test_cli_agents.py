@@ -42,6 +42,7 @@ def test_the_run_key_stands_in_where_agents_look_for_a_key(name: str) -> None:
         ("ANTHROPIC_API_URL", URL),
         ("ANTHROPIC_BEDROCK_BASE_URL", URL),
         ("GOOGLE_GEMINI_BASE_URL", URL),
+        ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", URL),
         ("BURSAR_URL", URL),
         ("BURSAR_RUN", "r-1"),
         ("BURSAR_KEY", SECRET),
@@ -171,3 +172,16 @@ def test_googles_clients_take_no_detour_past_the_gateway() -> None:
     child = made({"GOOGLE_GENAI_USE_GCA": "true", "GOOGLE_GENAI_USE_VERTEXAI": "true"}, program="gemini")
     assert not {"GOOGLE_GENAI_USE_GCA", "GOOGLE_GENAI_USE_VERTEXAI"} & child.keys()
     assert (child["GEMINI_API_KEY"], child["GOOGLE_GEMINI_BASE_URL"]) == (SECRET, URL)
+
+
+# ---- AWS -------------------------------------------------------------------------------------------------------------
+
+
+def test_clients_of_aws_sign_with_the_run_key_where_the_gateway_serves_bedrock() -> None:
+    real = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_BEARER_TOKEN_BEDROCK": "c"}
+    child = made(real, upstreams={**BUILT_IN, "bedrock": "AWS_BEARER_TOKEN_BEDROCK"})
+    assert (child["AWS_ACCESS_KEY_ID"], child["AWS_SECRET_ACCESS_KEY"]) == (SECRET, SECRET)
+    assert "AWS_BEARER_TOKEN_BEDROCK" not in child
+    assert not real.keys() & made(real).keys()
+    kept = made(real, keep=frozenset(real), upstreams={**BUILT_IN, "bedrock": "AWS_BEARER_TOKEN_BEDROCK"})
+    assert (kept["AWS_ACCESS_KEY_ID"], kept["AWS_SECRET_ACCESS_KEY"]) == ("a", "b")

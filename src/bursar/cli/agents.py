@@ -27,6 +27,7 @@ _WITHOUT_V1 = (
     "GOOGLE_GEMINI_BASE_URL",
     "GOOGLE_VERTEX_BASE_URL",
     "GEMINI_API_BASE",
+    "AWS_ENDPOINT_URL_BEDROCK_RUNTIME",  # boto3 and the other SDKs of AWS: the Converse API is metered
 )
 # Agents look for these before they start, so the run key stands in.
 _RUN_KEY = (
@@ -37,6 +38,9 @@ _RUN_KEY = (
     "AZURE_OPENAI_API_KEY",
     "AZURE_API_KEY",
 )
+# The clients of AWS send this token to nobody without TLS, so they are given a pair to sign with instead.
+_AWS_BEARER = "AWS_BEARER_TOKEN_BEDROCK"
+_AWS_PAIR = frozenset({"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"})
 # Whatever can pay a provider, whoever the provider is.
 PROVIDER_SECRETS = frozenset(
     {
@@ -140,6 +144,9 @@ def environment(
         prefix = upstream.upper().replace("-", "_")
         child |= {f"{prefix}_BASE_URL": f"{base_url}/{upstream}/v1", f"{prefix}_API_BASE": f"{base_url}/{upstream}/v1"}
     child |= {"BURSAR_URL": base_url, "BURSAR_KEY": secret, "BURSAR_RUN": run}
+    if _AWS_BEARER in own:
+        del child[_AWS_BEARER]
+        child |= dict.fromkeys(_AWS_PAIR - keep, secret)
     if _agent(argv)[0] == "claude":
         # Claude Code asks a person before it uses ANTHROPIC_API_KEY; the token it takes at once.
         del child["ANTHROPIC_API_KEY"]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from bursar.dialects import free
 from bursar.dialects.anthropic_messages import AnthropicMessages
+from bursar.dialects.bedrock import BedrockConverse
+from bursar.dialects.bedrock_path import plain_path
 from bursar.dialects.gemini import Gemini
 from bursar.dialects.gemini_embeddings import GeminiEmbeddings
 from bursar.dialects.gemini_path import read_path
@@ -44,8 +46,10 @@ _GEMINI_METHODS: dict[str, Dialect] = {
     "batchEmbedContents": _GEMINI_EMBEDDINGS,
 }
 
+_BEDROCK = BedrockConverse()
+
 DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect for dialect in (*(route.dialect for route in _ROUTES), _GEMINI, _GEMINI_EMBEDDINGS)
+    dialect.name: dialect for dialect in (*(route.dialect for route in _ROUTES), _GEMINI, _GEMINI_EMBEDDINGS, _BEDROCK)
 }
 """Every dialect, by its name."""
 
@@ -59,7 +63,8 @@ def find(path: str) -> Route | None:
     """Give the route of a path, matched exactly: no decoding, no folding of case or slashes, no query."""
     named = read_path(path)
     if named is None:
-        return _BY_PATH.get(path)
+        plain = plain_path(path)
+        return _BY_PATH.get(path) if plain is None else Route(_BEDROCK, plain, "bedrock")
     dialect = _GEMINI_METHODS.get(named.method)
     # Both of Google's versions are sent on as the one of which we know all fields.
     return None if dialect is None else Route(dialect, named.path, "gemini", free.dialect_of(named.path) is not None)

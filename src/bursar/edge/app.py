@@ -253,8 +253,11 @@ class Gateway:
         headers = exchange.headers
         if headers.get("content-encoding", "identity").lower() != "identity":
             return Refused(415, "unreadable", "the body is compressed; send it plain")
-        upstream = self._settings.upstreams[target.upstream]
-        if upstream.dialect != target.route.upstream:
+        upstream = self._settings.upstreams.get(target.upstream)
+        if upstream is None:
+            hint = f"add [upstreams.{target.upstream}] to bursar.toml"
+            return Refused(404, "unmetered", f"there is no upstream {target.upstream} here; {hint}")
+        if target.route.upstream not in (upstream.dialect, upstream.record.also_speaks):
             return Refused(404, "unmetered", f"the upstream {target.upstream} does not speak this dialect")
         problem = self._parts.missing_keys.get(target.upstream)
         if problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ RUNS_PER_HOUR_MAX = 100
 ANY_MODEL = ("*",)
 _SECRET_BYTES = 30
 _KEY_HEADERS = ("x-api-key", "x-goog-api-key")
+_AWS_KEY_ID = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/,\s]+)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +115,7 @@ class Callers:
 
 
 def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
-    scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    bearer = bearer.strip() if scheme.lower() == "bearer" else ""
+    bearer = _authorized(headers.get("authorization", ""))
     plain = (headers.get(name, "").strip() for name in _KEY_HEADERS)
     found = sorted({key for key in (bearer, *plain) if key})
     if len(found) > 1:
@@ -125,6 +126,16 @@ def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
     if len(secret) > SECRET_CHARACTERS_MAX or not secret.isascii():
         return Unauthorized("this key is unknown or revoked")
     return secret
+
+
+def _authorized(value: str) -> str:
+    scheme, _, bearer = value.partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer.strip()
+    # Clients of AWS send no bearer token without TLS, but sign. The id of the key that they sign with is the key here;
+    # the signature is as good as the id, since nobody else knows it.
+    signed = _AWS_KEY_ID.match(value)
+    return signed[1] if signed else ""
 
 
 def refused_model(caller: Caller, model: str) -> Refused:

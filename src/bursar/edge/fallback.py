@@ -93,4 +93,5 @@ class SpareCalls:
 
 def _with_model(head: Head, old: str, new: str) -> str:
     """Give the target with another model, for a dialect that names it in the path."""
-    return head.target.replace(f"/models/{old}:", f"/models/{new}:", 1)
+    target = head.target.replace(f"/models/{old}:", f"/models/{new}:", 1)
+    return target.replace(f"/model/{old}/", f"/model/{new}/", 1)

@@ -34,6 +34,7 @@ STATUS_BY_CLIENT: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"^GeminiCLI", re.IGNORECASE), PAYMENT_REQUIRED),
     (re.compile(r"langchain-google-genai/", re.IGNORECASE), PAYMENT_REQUIRED),
     (re.compile(r"(^|\s)ai(-sdk)?/", re.IGNORECASE), PAYMENT_REQUIRED),
+    (re.compile(r"^(boto3|botocore|aws-sdk-[a-z0-9-]+)/", re.IGNORECASE), PAYMENT_REQUIRED),
 )
 
 Refusal = Refused | Unpriced | Denied | Failure | Unauthorized | Taken | TooManyRuns

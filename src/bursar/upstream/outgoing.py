@@ -25,7 +25,8 @@ def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
         path = head.target
         return endpoint.path_prefix + path.removeprefix("/v1") if path.startswith("/v1/") else path
     path, _mark, query = head.target.partition("?")
-    way = endpoint.ways.get(path.replace(f"/models/{model}:", "/models/{model}:"))
+    named = path.replace(f"/models/{model}:", "/models/{model}:").replace(f"/model/{model}/", "/model/{model}/")
+    way = endpoint.ways.get(named)
     if way is None:
         raise NoWayError(f"the upstream {endpoint.name} has no {path}")
     query = query if way.keeps_query else way.query

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bursar.call import UsageRules
+from bursar.dialects.bedrock_path import STREAMED, WHOLE
 from bursar.dialects.protocol import Quirks
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Provider:
 
     dialect: str
     """The wire format that it speaks: `openai`, `anthropic` or `gemini`."""
+    also_speaks: str = ""
+    """A wire format of its own that it speaks besides."""
     base_url: str = ""
     """Where it is; `{region}` is from the settings, and empty means that the settings have to say it all."""
     base_url_of_region: Mapping[str, str] = field(default_factory=dict)
@@ -208,7 +211,11 @@ PROVIDERS: Mapping[str, Provider] = {
         key_env="AWS_BEARER_TOKEN_BEDROCK",
         signing=Signing.AWS,
         needs=frozenset({"region"}),
-        ways={_MESSAGES: Way("/model/{model}/invoke", "/model/{model}/invoke-with-response-stream")},
+        also_speaks="bedrock",
+        ways={
+            _MESSAGES: Way("/model/{model}/invoke", "/model/{model}/invoke-with-response-stream"),
+            **{f"/model/{{model}}/{method}": Way(f"/model/{{model}}/{method}") for method in (WHOLE, STREAMED)},
+        },
         prices="bedrock",
         set_fields={"anthropic_version": '"bedrock-2023-05-31"'},
         dropped_fields=frozenset({"model", "stream", "service_tier"}),
