@@ -335,6 +335,14 @@ async def test_entries_are_given_in_order_and_in_pages(store: Store) -> None:
     assert audit(entries, await store.accounts(), await store.holds(limit_rows=5_000)) == ()
 
 
+async def test_a_key_that_is_written_again_is_what_was_written_last(store: Store) -> None:
+    await store.put_key("ci", "d1", "", "{}")
+    await store.put_key("other", "d1", "r9", "{}")
+    found = await store.find_key("d1")
+    assert found is not None
+    assert (found.name, found.run) == ("other", "r9")
+
+
 async def test_keys_are_remembered_and_revoked(store: Store, clock: Hands) -> None:
     assert await store.find_key("d1") is None
     await store.put_key("ci", "d1", "", '{"usd":1}')

@@ -216,6 +216,19 @@ async def test_a_claim_is_seen_by_every_process_until_it_is_old(make: Callable[[
     await other.close()
 
 
+async def test_a_claim_that_is_renewed_keeps_its_place(store: Store, clock: Hands) -> None:
+    await opened(store, "day")
+    for name in ("c1", "c2"):
+        assert isinstance(await ask(store, name), Granted)
+    for _ in range(3):
+        assert isinstance(await ask(store, "old", in_line=True), Denied)
+        clock.instant = Instant(clock.instant + SECOND)
+    await settle(store, "c1", 0)
+    young = Authorize("young", store.worker, PATH, ASK, "m1", "up")
+    assert isinstance(await store.submit(young), Denied)
+    assert isinstance(await ask(store, "old", in_line=True), Granted)
+
+
 async def test_a_process_that_was_declared_dead_goes_on_as_somebody_new(make: Callable[[], Store]) -> None:
     one, reaper = make(), make()
     await one.start()

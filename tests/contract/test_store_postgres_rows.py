@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
+from cluster import shared
 from databases import database_of
 from test_store_contract import KEY, NOON, RUN, Hands, authorize, settle
 
@@ -19,11 +21,14 @@ from bursar.ledger.account import (
     Granted,
     Limits,
     OpenScope,
+    SetLimit,
     Settled,
     TooManyRuns,
+    Unit,
     Void,
 )
-from bursar.stores.postgres import PostgresStore
+from bursar.ledger.store import DAY, LedgerUnavailableError
+from bursar.stores.postgres import PostgresStore, is_made
 from bursar.stores.postgres_link import SQL, Patience, connect, has_life, life_key, take_life
 
 OTHER = "run:other"
@@ -61,6 +66,15 @@ async def somebody(url: str) -> AsyncIterator[asyncpg.Connection]:
             yield connection
     finally:
         await connection.close()
+
+
+async def granted_in_the_end(store: PostgresStore, call_id: str) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(LedgerUnavailableError):
+                assert isinstance(await store.submit(authorize(store, call_id)), Granted)
+                return
+            await asyncio.sleep(0)
 
 
 async def waits(connection: asyncpg.Connection) -> None:
@@ -171,3 +185,73 @@ async def test_what_only_looks_like_a_life_keeps_no_hold(store: PostgresStore, u
         await pair.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves(key))
         await elsewhere.execute("SELECT pg_advisory_lock($1)", key)
         assert await store.dead_workers() == (gone.worker,)
+
+
+# ---- what an old ledger has -----------------------------------------------------------------------------------------
+
+
+async def test_entries_are_in_order_where_new_ones_lie_in_the_place_of_old_ones(
+    store: PostgresStore, url: str, clock: Hands
+) -> None:
+    async def spend(calls: range) -> None:
+        for number in calls:
+            await store.submit(authorize(store, f"c{number}"))
+            await store.submit(settle(store, f"c{number}", 1))
+
+    await store.submit(SetLimit(RUN, Unit.CALLS, None))
+    await spend(range(60))
+    clock.instant = Instant(NOON + 2 * DAY)
+    await spend(range(60, 80))
+    clock.instant = Instant(NOON + 3 * DAY)
+    while not (await store.compact(2, 1000)).is_done:
+        pass
+    connection = await asyncpg.connect(url)
+    await connection.execute("VACUUM bursar.entries")
+    await connection.execute("VACUUM bursar.holds")
+    await connection.close()
+    shared().cut(url.rpartition("/")[2])
+    await granted_in_the_end(store, "c100")
+    await store.submit(settle(store, "c100", 1))
+    await spend(range(101, 130))
+    numbers = [entry.seq async for entry in store.entries()]
+    assert numbers == sorted(numbers)
+    assert await store.audit() == ()
+    clock.instant = Instant(NOON + 9 * DAY)
+    while not (step := await store.compact(2, 7)).is_done:
+        assert step.findings == ()
+    assert await store.audit() == ()
+
+
+async def test_a_hold_that_is_corrected_while_it_is_folded_stays(store: PostgresStore, url: str, clock: Hands) -> None:
+    await store.submit(authorize(store, "c1"))
+    await store.submit(settle(store, "c1", 7))
+    clock.instant = Instant(NOON + 3 * DAY)
+    await store.submit(authorize(store, "c2"))
+    async with somebody(url) as other:
+        await other.execute(
+            "UPDATE bursar.holds SET captured_usd = 5, basis = 'adjusted', settled_at = $1 WHERE call_id = 'c1'",
+            clock.instant,
+        )
+        folded = asyncio.ensure_future(store.compact(2, 1000))
+        await waits(other)
+    assert (await folded).findings == ()
+    assert await store.hold("c1") is not None
+
+
+async def test_the_time_of_the_last_entry_is_told_whatever_the_clock_did(store: PostgresStore, clock: Hands) -> None:
+    for seconds in (10, 5):
+        clock.instant = Instant(NOON + seconds * SECOND)
+        await store.submit(authorize(store, f"c{seconds}"))
+    assert (await store.survey()).at == NOON + 5 * SECOND
+
+
+async def test_the_tables_of_others_are_not_taken_for_a_ledger(url: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE migrations (number int); CREATE SCHEMA bursar; CREATE TABLE bursar.notes ()")
+    await connection.close()
+    assert not await is_made(url)
+    store = PostgresStore(url, marker=tmp_path / "ledger.json")
+    await store.start()
+    assert await store.audit() == ()
+    await store.close()
+    assert await is_made(url)
