@@ -43,6 +43,8 @@ TEMPLATE = """\
 # refusal_status = "auto"          # or 429, 402, 400
 # timezone = "UTC"                 # of budgets by the day, week or month that name no other
 # allow_fields = []                # request fields you vouch for, though bursar does not know them
+# server_tools = []                # paid tools of the provider: "web_search", "web_fetch", "file_search"
+# server_tool_uses_default = 3     # for calls that name no bound of them
 
 # ---- Keys: who may call, and with which caps. `bursar keys create NAME` makes one without this file. ----
 # [keys.ci]
