@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from bursar.clock import Instant
-from bursar.money import PICODOLLARS_PER_NANODOLLAR, Money
+from bursar.money import cost
 from bursar.pricing.rates import DEFAULT_TIER, FOREVER, US, Card, ImageRule, Unpriced
 
 CHANGES_AHEAD_MAX = 8
@@ -123,7 +123,6 @@ def _conditions(card: Card) -> Iterator[str]:
         yield f"the provider puts up to {card.added_tokens} tokens of its own in front of every input"
     yield _IMAGES[card.image.rule]
     for tool, fee in card.fees.items():
-        usd = Money(-(-fee.picodollars // PICODOLLARS_PER_NANODOLLAR))
-        yield f"{tool}: {usd} USD a use, where the settings let it through"
+        yield f"{tool}: {cost([(1, fee)])} USD a use, where the settings let it through"
     if not card.fees:
         yield "no fee of a tool that the provider runs is known, so none is let through"
