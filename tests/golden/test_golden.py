@@ -22,6 +22,7 @@ PATHS = {
     "anthropic_messages": "/v1/messages",
     "gemini": "/v1beta/models/gemini-2.5-pro:generateContent",
     "gemini_embeddings": "/v1beta/models/gemini-embedding-001:embedContent",
+    "bedrock_converse": "/model/us.anthropic.claude-sonnet-4-5-20250929-v1:0/converse",
 }
 UPSTREAMS = {"anthropic_messages": "anthropic", "gemini": "gemini", "gemini_embeddings": "gemini"}
 # What the recorded clients are read as: model, bound, stream, cache write, messages, tools, session names.
@@ -203,6 +204,16 @@ def test_what_real_clients_send_passes(name: str) -> None:
         "/v1alpha/models/gemini-2.5-pro:generateContent",
         "/v1beta/cachedContents",
         "/v1beta/interactions",
+        "/model/a/invoke",
+        "/model/a/count-tokens",
+        "/model/a/converse/",
+        "/model//converse",
+        "/model/a/b/converse",
+        "/model/..%2F..%2Fguardrail/converse",
+        "/model/a%2e/converse",
+        "/model/a%2520/converse",
+        "/v1/model/a/converse",
+        f"/model/{'a' * 201}/converse",
         "/models/gemini-2.5-pro:generateContent",
         "v1/messages",
         "/",
@@ -241,7 +252,19 @@ def test_both_versions_of_google_are_sent_on_as_one(version: str, method: str, d
     assert route.path == f"/v1beta/models/gemini-3.5-flash-lite:{method}"
 
 
-@pytest.mark.parametrize("name", ["openai_completions", "gemini", "gemini_embeddings"])
-def test_a_path_that_is_not_of_google_is_no_call_of_its_dialect(name: str) -> None:
+@pytest.mark.parametrize("method", ["converse", "converse-stream"])
+def test_a_model_in_a_path_of_aws_has_one_spelling_inside(method: str) -> None:
+    for sent in ("a:b/c.d-1", "a%3Ab%2Fc.d-1", "a%3ab%2fc.d-1"):
+        route = find(f"/model/{sent}/{method}")
+        if "/" in sent:
+            assert route is None  # a slash of its own would be another path
+        else:
+            assert route is not None
+            assert (route.dialect.name, route.upstream, route.is_free) == ("bedrock_converse", "bedrock", False)
+            assert route.path == f"/model/a:b/c.d-1/{method}"
+
+
+@pytest.mark.parametrize("name", ["openai_completions", "gemini", "gemini_embeddings", "bedrock_converse"])
+def test_a_path_of_another_dialect_is_no_call_of_one_that_reads_it(name: str) -> None:
     answer = DIALECTS[name].parse(Request("up", "/v1/x", {}, b'{"model":"m","prompt":"x"}'))
     assert isinstance(answer, Call if name == "openai_completions" else Refused)
