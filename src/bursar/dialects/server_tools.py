@@ -116,7 +116,7 @@ def takes_openai_tool(seen: Seen, kind: str, tool: dict[str, object], quirks: Qu
         return False
     _only_let_through(found, kind, quirks)
     only_known_in(tool, f"tools.{found}", _OPENAI_FIELDS[found], quirks)
-    seen.server_tools[found] = 0
+    seen.server_tools[found] = quirks.server_tool_uses
     seen.fixed_tokens += TOOL_TOKENS
     return True
 

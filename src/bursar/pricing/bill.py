@@ -35,7 +35,7 @@ def _priced(usage: Usage, quote: Quote) -> Money | Unmetered:
         (usage.audio_input_tokens, rates.audio_extra),
         (usage.audio_cache_read_tokens, rates.audio_cache_read_extra),
     )
-    if min(tokens for tokens, _ in lines) < 0 or min(usage.tool_uses.values(), default=0) < 0:
+    if min(*(tokens for tokens, _ in lines), *usage.tool_uses.values()) < 0:
         return Unmetered("the reported usage has a negative count")
     if not any(tokens for tokens, _ in lines):
         # No call reads nothing: a server that counts nothing does not count.
