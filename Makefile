@@ -14,10 +14,12 @@ SECONDS_OF_FUZZ = $(or $(SECONDS),60)
 SEED ?= 1
 SCHEDULES ?= 10000
 AGENTS ?= 64
+# More than the cores: many tests wait for a disk, a server or a process of their own.
+PROCESSES ?= 4
 MONEY := src/bursar/money.py,src/bursar/call.py,src/bursar/pricing/*,src/bursar/dialects/*,src/bursar/ledger/*
 PATHS := src tests scripts bench
 
-.PHONY: help drill test machine check format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate tokens lock clean
+.PHONY: help drill test machine check static format lint types contracts architecture tests cover mutants mutants-sql fuzz agents bench bench-ledger simulate tokens lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -25,13 +27,15 @@ help:  ## this list
 drill: $(VENV)/.run  ## 64 agents against the cap: fake provider, real gateway, no key, no network
 	$(BIN)/bursar drill --agents $(AGENTS)
 
-test: machine check tests  ## all that a change must pass: check, then every test with coverage, then a short drill on both stores
+test: machine static tests  ## all that a change must pass: what check reads, then every test with coverage, then a short drill on both stores
 	$(BIN)/bursar drill --agents 16 --cap-calls 40 --store both --gateways 2 --workers 2 --faults all
 
 machine:  ## install what the tests need of the machine (PostgreSQL's programs), or say what is missing
 	scripts/machine.sh
 
-check: format lint types contracts architecture  ## format, lint, types, import contracts, architecture
+static: format lint types contracts
+
+check: static architecture  ## format, lint, types, import contracts, architecture
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format --check $(PATHS)
@@ -49,7 +53,7 @@ architecture: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/architecture tests/docs
 
 tests: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=
+	$(BIN)/python -m pytest -n $(PROCESSES) --cov --cov-report=
 	$(BIN)/coverage report --skip-covered --skip-empty
 	$(BIN)/coverage report --include='$(MONEY)' --omit='src/bursar/pricing/data/*' --fail-under=100 --format=total >/dev/null \
 	  || { echo 'money code must be covered whole, lines and branches:'; $(BIN)/coverage report --include='$(MONEY)' --skip-covered -m; exit 1; }
