@@ -26,9 +26,9 @@ from typing import Any
 
 from fuzz_parsers import mutated
 
-from bursar.call import Call, Refused, Unmetered, Usage
+from bursar.call import Call, Refused, ServerTool, Unmetered, Usage
 from bursar.clock import Instant
-from bursar.dialects.protocol import Request
+from bursar.dialects.protocol import Quirks, Request
 from bursar.dialects.table import find
 from bursar.ledger.hold import ask_of
 from bursar.money import Money
@@ -45,6 +45,7 @@ PRICES = {name: name for name in ("openai", "anthropic", "deepseek", "mistral", 
     "xai": "x-ai",
 }
 BOOK = Book({}, PRICES)
+QUIRKS = Quirks(server_tools=frozenset(ServerTool))
 _DETAIL = re.compile(r"`[^`]*`|'[^']*'|\"[^\"]*\"|\d+|\([^)]*\)|: \S+$")
 
 
@@ -105,7 +106,7 @@ def outcome(case: Case, chance: random.Random) -> str:
     """Take a case from request to bill and say what became of it; raises AssertionError for what must not be."""
     route = find(case.path)
     assert route is not None
-    call = route.dialect.parse(Request(case.upstream, case.path, case.headers, case.request))
+    call = route.dialect.parse(Request(case.upstream, case.path, case.headers, case.request, QUIRKS))
     assert isinstance(call, Call | Refused), call
     if isinstance(call, Refused):
         assert call.message
@@ -147,7 +148,7 @@ def check_cuts(case: Case, chance: random.Random, cuts: int) -> None:
     """See that the beginning of a reply never has a bill below that of the whole reply."""
     route = find(case.path)
     assert route is not None
-    call = route.dialect.parse(Request(case.upstream, case.path, case.headers, case.request))
+    call = route.dialect.parse(Request(case.upstream, case.path, case.headers, case.request, QUIRKS))
     assert isinstance(call, Call), call
     quote = worst_case(call, BOOK, NOON, OutputPolicy())
     assert isinstance(quote, Quote), quote

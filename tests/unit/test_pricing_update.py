@@ -98,6 +98,16 @@ def test_two_lists_that_begin_to_disagree_take_the_model_away() -> None:
     assert change[2:] == ("not priced: two public price lists disagree on it", Kind.GONE)
 
 
+def test_a_fee_comes_and_goes_and_changes() -> None:
+    with_fee, dearer, nearly_free = (priced(web_searches_kcount=usd) for usd in (10, 10.5, 0.5))
+    what = "a million uses of web_search"
+    assert found(book(MODEL), book(with_fee)) == [(what, "not known", "10000.00", Kind.NEW)]
+    assert found(book(with_fee), book(MODEL)) == [(what, "10000.00", "not known", Kind.GONE)]
+    assert found(book(with_fee), book(dearer)) == [(what, "10000.00", "10500.00", Kind.DEARER)]
+    assert found(book(dearer), book(with_fee)) == [(what, "10500.00", "10000.00", Kind.CHEAPER)]
+    assert found(book(with_fee), book(nearly_free)) == [(what, "10000.00", "500.00", Kind.IMPLAUSIBLE)]
+
+
 def test_a_tier_comes_and_goes() -> None:
     flex = {
         **MODEL,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from bursar.call import ServerTool
 from bursar.clock import Instant
 from bursar.money import Rate
 from bursar.pricing.book import Book
@@ -13,6 +14,7 @@ from bursar.pricing.rates import FOREVER, Card, Step, Unpriced, rates_at
 
 FALL_MAX = 10
 """A rate that falls to less than this part of itself was written in another unit, or is a mistake."""
+_NO_FEE = "not known"
 CHANGES_AHEAD_MAX = 12
 """How many dated changes of one model are looked at; by the time of day there are a few a day, for ever."""
 
@@ -79,6 +81,7 @@ _Difference = tuple[str, str, str, Kind]
 def _compare(before: Card | Unpriced, after: Card | Unpriced) -> Iterator[_Difference]:
     if isinstance(before, Card) and isinstance(after, Card):
         yield from _bounds(before, after)
+        yield from _fees(before.fees, after.fees)
         for tier in sorted(before.tiers.keys() | after.tiers.keys()):
             yield from _tier(tier, before.tiers.get(tier), after.tiers.get(tier))
     elif isinstance(after, Card):
@@ -98,6 +101,16 @@ def _bounds(before: Card, after: Card) -> Iterator[_Difference]:
         if was != becomes:
             # A smaller bound is a smaller hold.
             yield what, str(was), str(becomes), Kind.CHEAPER if becomes < was else Kind.DEARER
+
+
+def _fees(before: Mapping[ServerTool, Rate], after: Mapping[ServerTool, Rate]) -> Iterator[_Difference]:
+    for tool in sorted(before.keys() | after.keys()):
+        was, becomes = before.get(tool), after.get(tool)
+        if was is None or becomes is None:
+            told = [_NO_FEE if fee is None else str(fee) for fee in (was, becomes)]
+            yield f"a million uses of {tool}", told[0], told[1], Kind.NEW if was is None else Kind.GONE
+        elif was != becomes:
+            yield f"a million uses of {tool}", str(was), str(becomes), _kind(was, becomes)
 
 
 def _tier(tier: str, before: tuple[Step, ...] | None, after: tuple[Step, ...] | None) -> Iterator[_Difference]:
