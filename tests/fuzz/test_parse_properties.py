@@ -28,9 +28,11 @@ PATHS = {
     "anthropic_messages": "/v1/messages",
     "gemini": "/v1beta/models/m:streamGenerateContent",
     "gemini_embeddings": "/v1beta/models/m:batchEmbedContents",
+    "bedrock_converse": "/model/m/converse-stream",
 }
 BOUNDED = {"max_tokens", "max_completion_tokens", "max_output_tokens", "service_tier", "stream_options", "thinking"}
 CONFIGS = {"generationConfig", "generation_config"}
+CONFIGS_OF = {"gemini": CONFIGS, "bedrock_converse": {"inferenceConfig"}}
 WITHOUT_OUTPUT = {"openai_embeddings", "gemini_embeddings"}
 ALL = sorted(DIALECTS)
 SETTINGS = settings(max_examples=150, deadline=None, database=None, print_blob=True)
@@ -46,6 +48,8 @@ NAMES = st.sampled_from(
     contents parts inlineData inline_data mimeType fileData generationConfig generation_config maxOutputTokens
     candidateCount candidate_count thinkingConfig thinkingBudget functionDeclarations googleSearch cachedContent
     serviceTier systemInstruction functionResponse requests prompt best_of echo dimensions
+    inferenceConfig maxTokens toolConfig toolSpec cachePoint toolUse toolResult reasoningContent s3Location bytes
+    additionalModelRequestFields anthropic_beta performanceConfig latency guardrailConfig outputConfig json
     """.split()  # noqa: SIM905
 )
 WORDS = st.sampled_from(
@@ -74,7 +78,10 @@ CONFIGURED = st.tuples(GOOGLE, st.sampled_from(sorted(CONFIGS)), st.dictionaries
 EMBEDDED = st.lists(st.dictionaries(NAMES, VALUES, max_size=2), max_size=3).map(
     lambda many: {"requests": [{"content": {"parts": [{"text": "x"}]}, **one} for one in many]}
 )
-BODIES = REQUESTS | RESPONSES | GOOGLE | CONFIGURED | EMBEDDED
+CONVERSED = st.dictionaries(NAMES, VALUES, max_size=3).map(
+    lambda fields: {"messages": [{"role": "user", "content": [{"text": "x"}, fields]}], "inferenceConfig": fields}
+)
+BODIES = REQUESTS | RESPONSES | GOOGLE | CONFIGURED | EMBEDDED | CONVERSED
 
 
 def parse(name: str, raw: bytes) -> Call | Refused:
@@ -132,16 +139,16 @@ def test_render_changes_nothing_but_what_bounds_and_meters(
         return
     sent = read(DIALECTS[name].render(call, output_tokens, quirks))
     before, after = members_as_sent(read(raw)), members_as_sent(sent)
-    may_change = CONFIGS if name == "gemini" else set() if name in WITHOUT_OUTPUT else BOUNDED
+    may_change = set() if name in WITHOUT_OUTPUT else CONFIGS_OF.get(name, BOUNDED)
     assert {name: text for name, text in before.items() if name not in may_change} == {
         name: text for name, text in after.items() if name not in may_change
     }
     holder = sent.values
-    if name == "gemini":
-        (config,) = CONFIGS & holder.keys()
+    if name in CONFIGS_OF:
+        (config,) = CONFIGS_OF[name] & holder.keys()
         holder = holder[config]  # type: ignore[assignment]
         before_bound = read(raw).values.get(config) or {}
-        names = {"maxOutputTokens", "max_output_tokens"}
+        names = {"maxOutputTokens", "max_output_tokens", "maxTokens"}
         assert {k: v for k, v in holder.items() if k not in names} == {
             k: v
             for k, v in before_bound.items()  # type: ignore[attr-defined]
@@ -254,8 +261,13 @@ def call_of(name: str, asked: bool) -> Call:
         "anthropic_messages": {"messages": [], "max_tokens": 5},
         "gemini": {"contents": [{}]},
         "gemini_embeddings": {"requests": [{"content": {}}]},
+        "bedrock_converse": {"messages": [{}]},
     }
-    common = {} if name.startswith("gemini") else {"model": "m"} | ({} if name in WITHOUT_OUTPUT else {"stream": True})
+    common = (
+        {}
+        if name.startswith(("gemini", "bedrock"))
+        else {"model": "m"} | ({} if name in WITHOUT_OUTPUT else {"stream": True})
+    )
     call = parse(name, json.dumps({**common, **bodies[name]}).encode())
     assert isinstance(call, Call)
     return call

@@ -1,4 +1,4 @@
-"""What is read of a stream in AWS's frames, however it is cut, and what is not believed."""
+"""What is read of a stream in AWS's frames, however it is cut, and what is not believed; and of names in a path."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from frames import frame
 
-from bursar.call import Call, Unmetered, Usage
+from bursar.call import Call, Refused, Unmetered, Usage
 from bursar.dialects.protocol import Request
 from bursar.dialects.table import DIALECTS
 
@@ -26,9 +26,11 @@ METADATA = event("metadata", {"usage": USAGE, "serviceTier": {"type": "flex"}})
 EXCEPTION = frame({":exception-type": "throttlingException", ":message-type": "exception"}, b'{"message":"no"}')
 
 
+BODY = json.dumps({"messages": [{"role": "user", "content": [{"text": "hi"}]}]}).encode()
+
+
 def metered(raw: bytes, size: int) -> Usage | Unmetered:
-    body = json.dumps({"messages": [{"role": "user", "content": [{"text": "hi"}]}]}).encode()
-    call = DIALECT.parse(Request("bedrock", "/model/m/converse-stream", {}, body))
+    call = DIALECT.parse(Request("bedrock", "/model/m/converse-stream", {}, BODY))
     assert isinstance(call, Call)
     meter = DIALECT.meter(call, 200, KIND)
     passed = b"".join(meter.feed(raw[at : at + size]) for at in range(0, len(raw), size))
@@ -66,3 +68,15 @@ def test_what_is_not_whole_or_not_believed_has_no_usage(raw: bytes, why: str) ->
         usage: Any = metered(raw, size)
         assert isinstance(usage, Unmetered)
         assert usage.why.startswith(why)
+
+
+@pytest.mark.parametrize("kind", ["inference-profile", "application-inference-profile", "prompt-router", "prompt"])
+def test_an_arn_is_a_model_unless_it_is_a_stored_prompt(kind: str) -> None:
+    arn = f"arn:aws:bedrock:us-east-1:123456789012:{kind}/ABCDEFGHIJ:1"
+    read = DIALECT.parse(Request("bedrock", f"/model/{arn}/converse", {}, BODY))
+    if kind == "prompt":
+        assert isinstance(read, Refused)
+        assert (read.status, read.message[:26]) == (422, "A stored prompt is refused")
+    else:
+        assert isinstance(read, Call)
+        assert (read.model, read.stream) == (arn, False)
