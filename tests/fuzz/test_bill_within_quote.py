@@ -40,7 +40,10 @@ from bursar.pricing.rates import Card
 NOON = Instant(1_795_435_200 * SECOND)
 # Noon, DeepSeek's dear hours, minutes before they begin, and next spring.
 MOMENTS = [NOON, *(Instant(NOON + hours * 3600 * SECOND) for hours in (14, 12.9, 24 * 150))]
-BOOK = Book({}, {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {"gemini": "google"})
+BOOK = Book(
+    {},
+    {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq", "bedrock")} | {"gemini": "google"},
+)
 SETTINGS = settings(max_examples=250, deadline=None, database=None, print_blob=True)
 
 
@@ -191,6 +194,42 @@ def messages(draw: st.DrawFn) -> Side:
 
 
 @st.composite
+def converses(draw: st.DrawFn) -> Side:
+    card = draw(st.sampled_from(cards("anthropic")))
+    said, pictures = draw(st.lists(TEXTS, min_size=1, max_size=4)), draw(st.lists(PICTURES, max_size=3))
+    content: list[Any] = [{"text": text} for text in said]
+    content += [{"image": {"format": "png", "source": {"bytes": png(picture)}}} for picture in pictures]
+    ttl = draw(st.sampled_from([None, "5m", "1h"]))
+    if ttl:
+        content.append({"cachePoint": {"type": "default", "ttl": ttl}})
+    tools = [
+        {"toolSpec": {"name": f"f{at}", "inputSchema": {"json": schema}}}
+        for at, schema in enumerate(draw(st.lists(SCHEMAS, max_size=3)))
+    ]
+    thinking = {"thinking": {"type": "enabled", "budget_tokens": draw(BOUNDS)}}
+    long_window = {"anthropic_beta": ["context-1m-2025-08-07"]}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}]}
+    body |= _maybe(
+        draw,
+        system=[{"text": said[0]}],
+        inferenceConfig={"maxTokens": draw(BOUNDS)},
+        toolConfig={"tools": tools} if tools else None,
+        additionalModelRequestFields=draw(st.sampled_from([thinking, long_window, thinking | long_window])),
+        serviceTier={"type": draw(st.sampled_from(["default", "flex"]))},
+        performanceConfig={"latency": draw(st.sampled_from(["standard", "optimized"]))},
+    )
+    shown = [*said, *tool_json(body.get("toolConfig", {}).get("tools", []))]
+    shown += [said[0]] if "system" in body else []
+    seen = draw(st.integers(0, 9)) > 0
+    if not seen:
+        content.append({"document": {"format": "pdf", "name": "a", "source": {"bytes": "AAAA"}}})
+    tokens = claude_tokens(shown) + 11 + sum(map(claude_image, pictures))
+    tokens += CLAUDE_FOR_TOOLS if "toolConfig" in body else 0
+    zone = draw(st.sampled_from(["", "us.", "global.", "us-gov."]))
+    return Side("bedrock", f"/model/{zone}anthropic.{card.model}-v1%3A0/converse", body, tokens, seen)
+
+
+@st.composite
 def geminis(draw: st.DrawFn) -> Side:
     card = draw(st.sampled_from(cards("gemini")))
     said, pictures = draw(st.lists(TEXTS, min_size=1, max_size=4)), draw(st.lists(PICTURES, max_size=3))
@@ -304,6 +343,23 @@ def anthropic_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, 
 
 
 @st.composite
+def converse_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, output: int) -> dict[str, Any]:
+    fresh, read, five, hour = draw(parted(input_tokens, 4))
+    marks = json.dumps(side.body)
+    if '"cachePoint"' not in marks:
+        fresh, five, hour = fresh + five + hour, 0, 0
+    elif '"1h"' not in marks:
+        five, hour = five + hour, 0
+    usage: dict[str, Any] = {"inputTokens": fresh, "outputTokens": output, "cacheReadInputTokens": read}
+    usage["totalTokens"] = draw(st.sampled_from([fresh + output, input_tokens + output]))
+    usage["cacheWriteInputTokens"] = five + hour
+    details = [{"ttl": "1h", "inputTokens": hour}, {"ttl": "5m", "inputTokens": five}]
+    usage |= draw(st.sampled_from([{}, {"cacheDetails": details}]))
+    served = draw(st.sampled_from([{}, {"serviceTier": {"type": "default"}}, {"serviceTier": {"type": "flex"}}]))
+    return {"stopReason": "end_turn", "usage": usage, **served}
+
+
+@st.composite
 def gemini_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, output: int) -> dict[str, Any]:
     fresh, read = draw(parted(input_tokens, 2))
     thoughts, said = draw(parted(output, 2))
@@ -337,6 +393,7 @@ KINDS = {
     "embeddings": (embeddings(), no_output_usage),
     "gemini embeddings": (gemini_embeddings(), no_output_usage),
     "chat": (chats(), openai_usage),
+    "converse": (converses(), converse_usage),
     "responses": (responses(), openai_usage),
     "messages": (messages(), anthropic_usage),
 }
