@@ -52,6 +52,8 @@ class FrameMeter:
                 self._stop_reason = json_object(frame.payload).get("stopReason", "")
             case "metadata":
                 self._metadata = json_object(frame.payload)
+            case _:
+                pass  # the words of the reply: they carry no count
 
 
 def usage_of(reply: dict[str, object], call: Call) -> Usage:
