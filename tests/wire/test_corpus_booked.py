@@ -17,7 +17,7 @@ from bursar.clock import Instant
 CORPUS = Path(__file__).parents[1] / "golden" / "corpus" / "corpus_sums.py"
 NOON = Instant(1_795_435_200_000_000)
 """2026-11-23T12:00Z: prices change with the day, and some with the hour."""
-UPSTREAMS = ("openai", "anthropic", "gemini", "deepseek", "mistral", "groq", "xai")
+UPSTREAMS = ("openai", "anthropic", "bedrock", "gemini", "deepseek", "mistral", "groq", "xai")
 
 
 class Noon:
@@ -41,6 +41,8 @@ def scripted_reply(pair: dict[str, Any], raw: bytes) -> bytes:
     reply = pair["reply"]
     if "events" in reply:
         return chunked(raw[:50], raw[50:]) if len(raw) > 50 else chunked(raw)
+    if "frames" in reply:
+        return chunked(raw[:50], raw[50:], content_type="application/vnd.amazon.eventstream")
     kind = reply.get("content_type", "application/json")
     return answer(raw, reply.get("status", 200), kind)
 
@@ -62,6 +64,7 @@ async def booked(wire: Wire, sums: ModuleType, pair: dict[str, Any], number: int
 async def test_every_pair_is_held_and_booked_to_the_nanodollar(tmp_path: Path) -> None:
     sums = corpus()
     upstreams: dict[str, Any] = {name: {"base_url": "PROVIDER", "key_env": "WIRE_KEY"} for name in UPSTREAMS}
+    upstreams["bedrock"]["region"] = "us-east-1"
     secrets = dict.fromkeys(UPSTREAMS, "sk-real")
     run = {"usd": "1000.00", "calls": 10}
     wrong = []

@@ -14,6 +14,7 @@ import json
 import operator
 import sys
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from math import ceil
@@ -89,17 +90,29 @@ def request_bytes(pair: Mapping[str, Any]) -> bytes:
 
 
 def reply_bytes(pair: Mapping[str, Any]) -> bytes:
-    """Give the body that the provider answers with: JSON, named or plain events, or bytes as they are."""
+    """Give the body that the provider answers with: JSON, named or plain events, frames, or bytes as they are."""
     reply = pair["reply"]
     if "json" in reply:
         return json.dumps(reply["json"]).encode()
     if "raw" in reply:
         return str(reply["raw"]).encode()
+    if "frames" in reply:
+        return b"".join(frame(kind, json.dumps(payload).encode()) for kind, payload in reply["frames"])
     pieces = []
     for event in reply["events"]:
         name = f"event: {event['type']}\n" if isinstance(event, dict) and "type" in event else ""
         pieces.append(f"{name}data: {event if isinstance(event, str) else json.dumps(event)}\n\n")
     return "".join(pieces).encode()
+
+
+def frame(kind: str, payload: bytes) -> bytes:
+    """Give one frame of an AWS event stream; the name of an exception begins with an exclamation mark."""
+    what = "exception" if kind.startswith("!") else "event"
+    named = ((f":{what}-type", kind.lstrip("!")), (":content-type", "application/json"), (":message-type", what))
+    head = b"".join(bytes([len(n)]) + n.encode() + b"\x07" + len(v).to_bytes(2) + v.encode() for n, v in named)
+    prelude = (16 + len(head) + len(payload)).to_bytes(4) + len(head).to_bytes(4)
+    body = prelude + zlib.crc32(prelude).to_bytes(4) + head + payload
+    return body + zlib.crc32(body).to_bytes(4)
 
 
 # ---- the sums -------------------------------------------------------------------------------------------------------
@@ -117,7 +130,8 @@ def facts(pair: Mapping[str, Any]) -> dict[str, Fraction]:
         if 0 <= at < len(text)
     }
     lone = len(text) - len(near) if near else len(text)
-    given = expanded(pair["request"]).get("tools")
+    request = expanded(pair["request"])
+    given = request.get("tools", request.get("toolConfig"))
     tools = "" if given is None else json.dumps(given, separators=(",", ":"), ensure_ascii=False)
     sizes = {
         "bytes": len(text.encode()),

@@ -23,7 +23,8 @@ from bursar.upstream.providers import PROVIDERS
 NOON = Instant(1_795_435_200_000_000)
 """2026-11-23T12:00Z, outside the hours at which DeepSeek is dearer."""
 PROVIDER_OF = {
-    name: PROVIDERS[name].prices for name in ("openai", "anthropic", "deepseek", "gemini", "groq", "mistral", "xai")
+    name: PROVIDERS[name].prices
+    for name in ("openai", "anthropic", "bedrock", "deepseek", "gemini", "groq", "mistral", "xai")
 }
 BOOK = Book({}, PROVIDER_OF)
 ALL = [pytest.param(file, pair, id=f"{file.parent.name}/{file.stem}") for file, pair in pairs()]
@@ -66,6 +67,7 @@ def metered(pair: dict[str, Any], call: Call, piece: int) -> Usage | Unmetered:
     assert route is not None
     reply = pair["reply"]
     kind = "text/event-stream; charset=utf-8" if "events" in reply else reply.get("content_type", "application/json")
+    kind = "application/vnd.amazon.eventstream" if "frames" in reply else kind
     meter: Meter = route.dialect.meter(call, reply.get("status", 200), kind)
     raw = reply_bytes(pair)
     for at in range(0, len(raw), piece):
