@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bodies import CHAT, MESSAGES, RESPONSES
 from conftest import KEY_ENV, Wire, wire_up
+from frames import frame
 from scripted import Answer, Served, exchange
 
 from bursar.drill.answering import Config
@@ -68,6 +69,14 @@ class Case:
 GOOGLE = "/v1beta/models/gemini-2.5-pro"
 ASK_GOOGLE = {"contents": [{"parts": [{"text": TEXT}]}]}
 GOOGLE_CHUNKS = (google(TEXT), google(TEXT[5:]), google("", finishReason="STOP"))
+BEDROCK = "/model/us.anthropic.claude-sonnet-4-5-20250929-v1%3A0"
+ASK_BEDROCK = {"messages": [{"role": "user", "content": [{"text": TEXT}]}]}
+BEDROCK_USAGE = {"inputTokens": 10, "outputTokens": 5, "totalTokens": 15}
+BEDROCK_EVENTS = {
+    "contentBlockDelta": {"contentBlockIndex": 0, "delta": {"text": TEXT}},
+    "messageStop": {"stopReason": "end_turn"},
+    "metadata": {"usage": BEDROCK_USAGE},
+}
 CHAT_PIECES = (
     event(chat_chunk(choices=[{"index": 0, "delta": {"role": "assistant", "content": TEXT}}])),
     event(chat_chunk(choices=[{"index": 0, "delta": {"content": TEXT}}])),
@@ -136,6 +145,22 @@ CASES = (
             b",\n" + packed(GOOGLE_CHUNKS[2]),
             b"\n]\n",
         ),
+    ),
+    Case(
+        "converse",
+        f"{BEDROCK}/converse",
+        ASK_BEDROCK,
+        (packed({"output": {"message": {"content": [{"text": TEXT}]}}, "usage": BEDROCK_USAGE}),),
+    ),
+    Case(
+        "converse stream",
+        f"{BEDROCK}/converse-stream",
+        ASK_BEDROCK,
+        tuple(
+            frame({":event-type": kind, ":message-type": "event"}, packed(payload))
+            for kind, payload in BEDROCK_EVENTS.items()
+        ),
+        content_type="application/vnd.amazon.eventstream",
     ),
     Case(
         "gemini embeddings",
@@ -212,7 +237,8 @@ async def ensure_metered(wire: Wire, calls: int) -> None:
 @pytest.fixture
 async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "1000", "calls": 1000}}}
-    async with wire_up(tmp_path, secrets={"gemini": "real"}, upstreams={"gemini": {}}, keys=keys) as made:
+    upstreams: dict[str, Any] = {"gemini": {}, "bedrock": {"region": "us-east-1", "base_url": "PROVIDER"}}
+    async with wire_up(tmp_path, secrets=dict.fromkeys(upstreams, "real"), upstreams=upstreams, keys=keys) as made:
         yield made
 
 
