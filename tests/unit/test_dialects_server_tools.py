@@ -284,6 +284,29 @@ def test_what_is_not_known_to_be_free_is_a_search(item: object, uses: int) -> No
     assert usage.tool_uses == ({ServerTool.WEB_SEARCH: uses} if uses else {})
 
 
+def test_a_stream_is_counted_by_the_items_that_are_done_and_by_its_end_whichever_is_more() -> None:
+    def event(kind: str, **more: object) -> bytes:
+        return b"data: " + json.dumps({"type": f"response.{kind}", **more}).encode() + b"\n\n"
+
+    def ended(times: int) -> bytes:
+        usage = {"input_tokens": 9, "output_tokens": 1}
+        return event("completed", response={"output": [search] * times, "usage": usage})
+
+    search = {"type": "web_search_call", "action": {"type": "search"}}
+    added, done = event("output_item.added", item=search), event("output_item.done", item=search)
+    call = gpt({"type": "web_search"})
+    assert isinstance(call, Call)
+    for stream, uses in (
+        (added + ended(0), 0),
+        (done + ended(0), 1),
+        (added + done + ended(1), 1),
+        (done + ended(3), 3),
+    ):
+        meter = OpenAIResponses().meter(call, 200, "text/event-stream")
+        meter.feed(stream)
+        assert meter.finish()[1] == Usage(9, 1, tool_uses={ServerTool.WEB_SEARCH: uses} if uses else {})
+
+
 def test_a_tool_that_was_not_offered_is_not_counted_but_held() -> None:
     usage = metered_gpt([{"type": "file_search_call"}], gpt({"type": "web_search"}))
     assert usage == Unmetered("a tool on the provider's side was used, and its fee is not in the usage")

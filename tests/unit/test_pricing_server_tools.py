@@ -199,6 +199,10 @@ def test_the_fees_of_the_price_list_are_those_that_its_provider_is_known_to_boun
     assert found == {tool: FEES[tool] for tool in fees}
 
 
+def test_a_fee_of_less_than_a_dollar_for_a_thousand_is_a_fee() -> None:
+    assert card(a_model((None, PRICES | {"web_searches_kcount": Decimal("0.5")}))).fees == {WEB: Rate(5 * 10**8)}
+
+
 @pytest.mark.parametrize(("name", "is_known"), [("gpt-4.1-mini", False), ("gpt-4o-mini", False), ("gpt-4o", True)])
 def test_searches_that_are_billed_in_blocks_of_tokens_have_no_known_fee(name: str, is_known: bool) -> None:
     prices = PRICES | {"web_searches_kcount": Decimal(10), "storage_searches_kcount": Decimal("2.5")}
