@@ -63,6 +63,7 @@ def test_the_seal_is_not_shown() -> None:
         (BYTES, an_input(0, images=(Image(None, None), Image(1, 1))), 1 + BASE + 10_000),
         (BYTES, an_input(2_000_000), 1_000_000),
         (CLAUDE, an_input(10, opaque=True), 1_000_000),
+        (replace(BYTES, added_tokens=7), an_input(0), 1 + BASE + 7),
     ],
 )
 def test_the_input_is_bounded_by_its_bytes_its_frame_its_images_and_the_window(
