@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from conftest import KEY_ENV, SECRET, Wire, wire_up
 from frames import frame
 from scripted import Answer, Served, answer, chunked, exchange, play, request
 
+from bursar.cli.agents import environment
 from bursar.dialects import bedrock_frames
 from bursar.events import CallDenied
 from bursar.ledger.account import HoldState, Unit
@@ -118,6 +120,21 @@ async def test_the_client_of_aws_converses(wire: Wire) -> None:
     assert served.json["toolConfig"] == TOOLS | {"toolChoice": {"auto": {}}}
 
 
+async def test_under_bursar_run_the_client_of_aws_needs_no_setting(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.session import get_session
+
+    url, upstreams = f"http://127.0.0.1:{wire.port}", {"bedrock": "AWS_BEARER_TOKEN_BEDROCK"}
+    child = environment(dict(os.environ), ["agent"], url, SECRET, "r1", upstreams)
+    for name in {name for name in (*os.environ, *child) if name.startswith("AWS_")}:
+        if name in child:
+            monkeypatch.setenv(name, child[name])
+        else:
+            monkeypatch.delenv(name)
+    got = await asked(get_session().create_client("bedrock-runtime").converse)
+    assert got["usage"] == USAGE
+    assert len(wire.provider.served) == 1
+
+
 async def test_the_client_of_aws_streams(wire: Wire) -> None:
     wire.provider.script = play(STREAM)
 
@@ -218,7 +235,8 @@ async def test_without_the_upstream_the_refusal_says_what_to_set(tmp_path: Path)
 
 async def test_another_model_takes_over_where_the_first_one_fails(tmp_path: Path, aws: None) -> None:
     spare = "global.anthropic.claude-sonnet-4-5-20250929-v1:0"
-    fallback = {MODEL: ["bedrock", f"other/{spare}"]}
+    # The one between speaks the other format of Bedrock only.
+    fallback = {MODEL: ["bedrock", "anthropic/claude-sonnet-4-5", f"other/{spare}"]}
     other = {"provider": "bedrock", "region": "eu-west-3", "base_url": "PROVIDER"}
     upstreams = with_bedrock()["upstreams"] | {"other": other}
     secrets = {"bedrock": "real-bedrock-key", "other": "real-other-key"}
@@ -236,5 +254,5 @@ async def test_another_model_takes_over_where_the_first_one_fails(tmp_path: Path
             f"{PATH}/converse",
             f"/model/{spare.replace(':', '%3A')}/converse",
         ]
-        await wire.settled(2)
+        await wire.settled(3)
         assert (await wire.account("run:r1")).captured == COST * 10 // 11

@@ -80,3 +80,22 @@ def test_an_arn_is_a_model_unless_it_is_a_stored_prompt(kind: str) -> None:
     else:
         assert isinstance(read, Call)
         assert (read.model, read.stream) == (arn, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (402, "cap_exhausted", "ServiceQuotaExceededException"),
+        (429, "run_stopped", "ServiceQuotaExceededException"),
+        (429, "cap_held", "ThrottlingException"),
+        (429, "other", "ThrottlingException"),
+        (401, "invalid_key", "AccessDeniedException"),
+        (404, "unmetered", "ResourceNotFoundException"),
+        (422, "unpriced", "ValidationException"),
+        (503, "ledger_unavailable", "ServiceUnavailableException"),
+        (502, "upstream_silent", "InternalServerException"),
+    ],
+)
+def test_an_error_has_the_type_that_the_sdks_of_aws_raise(status: int, code: str, kind: str) -> None:
+    error = json.loads(DIALECT.error(status, code, "No.", {"run": "r1"}))
+    assert error == {"__type": kind, "message": "No.", "bursar": {"run": "r1", "code": code}}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from urllib.parse import quote as percent_encoded
 
 from bursar.call import Head
+from bursar.dialects.bedrock_path import read_plain
 from bursar.dialects.body import object_with, value_text
 from bursar.dialects.protocol import Quirks
 from bursar.pricing.quote import Quote
@@ -23,6 +24,8 @@ def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
     """Give path and query at the provider, after its base URL; raises NoWayError."""
     if not endpoint.ways:
         path = head.target
+        if read_plain(path.partition("?")[0]):
+            raise NoWayError(f"the upstream {endpoint.name} has no {path}")  # only Bedrock has, and that has ways
         return endpoint.path_prefix + path.removeprefix("/v1") if path.startswith("/v1/") else path
     path, _mark, query = head.target.partition("?")
     named = path.replace(f"/models/{model}:", "/models/{model}:").replace(f"/model/{model}/", "/model/{model}/")
