@@ -30,6 +30,7 @@ from bursar.ledger.account import (
 from bursar.ledger.store import DAY, LedgerUnavailableError
 from bursar.stores.postgres import PostgresStore, is_made
 from bursar.stores.postgres_link import SQL, Patience, connect, has_life, life_key, take_life
+from bursar.stores.postgres_reads import lives
 
 OTHER = "run:other"
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -186,6 +187,24 @@ async def test_what_only_looks_like_a_life_keeps_no_hold(store: PostgresStore, u
         await pair.execute("SELECT pg_advisory_lock($1::int, $2::int)", *halves(key))
         await elsewhere.execute("SELECT pg_advisory_lock($1)", key)
         assert await store.dead_workers() == (gone.worker,)
+
+
+async def test_who_has_open_holds_is_known_and_who_of_them_has_left(
+    store: PostgresStore, url: str, tmp_path: Path
+) -> None:
+    gone, done = [PostgresStore(url, Hands(), marker=tmp_path / "ledger.json") for _ in range(2)]
+    for one in (store, gone, done):
+        if one is not store:
+            await one.start()
+        await one.submit(authorize(one, one.worker))
+    await done.submit(settle(done, done.worker, 5))
+    await gone.close()
+    connection = await connect(url, QUICK)
+    suspects, keys = await lives(connection)
+    assert sorted(suspects) == sorted([(store.worker, False), (gone.worker, True)])
+    assert keys == {life_key(store.worker), life_key(done.worker)}
+    await connection.close()
+    await done.close()
 
 
 # ---- what an old ledger has -----------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ async def test_an_overrun_is_spent_whole_and_says_what_it_had_and_what_it_cost(s
     await hold(store, "c1")
     assert await store.quarantined() == ()
     await settle(store, "c1", 130, tokens=60)
-    assert [row.usd for row in await store.spent_by_day(NOON_DAY, NOON_DAY)] == [130]
+    assert [(row.usd, row.tokens) for row in await store.spent_by_day(NOON_DAY, NOON_DAY)] == [(130, 60)]
     assert await store.quarantined() == (QuarantineRow("m1", NOON, "c1", HELD, Amounts(130, 1, 60)),)
     await store.submit(ClearModel("m1"))
     assert await store.quarantined() == ()
