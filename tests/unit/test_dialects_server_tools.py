@@ -348,3 +348,23 @@ def test_a_figure_of_a_tool_that_was_not_offered_is_held() -> None:
     meter.feed(json.dumps({"usage": {"input_tokens": 9, "output_tokens": 1, "server_tool_use": used}}).encode())
     why = "a tool on the provider's side was used (web_search_requests), and its fee is not held"
     assert meter.finish()[1] == Unmetered(why)
+
+
+@pytest.mark.parametrize(
+    "name", ["input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"]
+)
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_usage_of_less_than_its_inferences_have_used_is_held(name: str, more: int) -> None:
+    call = claude(SEARCH)
+    assert isinstance(call, Call)
+    counts = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    usage: dict[str, Any] = dict.fromkeys(counts, 30)
+    first, second = ({"type": "message", **dict.fromkeys(counts, part)} for part in (10, 20))
+    usage["iterations"] = [first, second | {name: 20 + more}]
+    meter = AnthropicMessages().meter(call, 200, "application/json")
+    meter.feed(json.dumps({"usage": usage}).encode())
+    found = meter.finish()[1]
+    if more:
+        assert found == Unmetered("the usage contradicts itself: less than its iterations have used")
+    else:
+        assert found == Usage(30, 30, 30, 30)

@@ -15,6 +15,7 @@ from bursar.dialects.meters import (
 )
 from bursar.dialects.server_tools import anthropic_uses
 
+_SUMMED = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
 _PLAIN_REGIONS = (None, "", "global", "not_available")
 
 
@@ -72,7 +73,7 @@ def usage_of(message: dict[str, object], cache_write: CacheWrite, offered: Serve
     """Give the usage of a whole message; raises UntrustedError."""
     usage = inner(message, "usage")
     model = reported_model(message.get("model"))
-    _only_one_inference(usage, model)
+    _only_this_call(usage, model)
     five_minutes, one_hour = _cache_writes(usage, cache_write)
     output = required_count(usage, "output_tokens")
     if count(inner(usage, "output_tokens_details"), "thinking_tokens") > output:
@@ -89,13 +90,18 @@ def usage_of(message: dict[str, object], cache_write: CacheWrite, offered: Serve
     )
 
 
-def _only_one_inference(usage: dict[str, object], model: str) -> None:
-    """Refuse usage that says there was more than this call: a compaction, other models."""
+def _only_this_call(usage: dict[str, object], model: str) -> None:
+    """Refuse usage that says there was more than this call, or more than it counts."""
     iterations = usage.get("iterations")
-    for iteration in iterations if isinstance(iterations, list) else ():
+    parts = iterations if isinstance(iterations, list) else []
+    for iteration in parts:
         other = member_of(iteration, "model")
         if member_of(iteration, "type") != "message" or other not in (None, model):
             raise UntrustedError("the provider did more than this call: a compaction, or another model")
+    for name in _SUMMED:
+        # A tool on the provider's side makes several inferences, and all of them are billed.
+        if sum(count(iteration, name) for iteration in parts) > count(usage, name):
+            raise UntrustedError("the usage contradicts itself: less than its iterations have used")
 
 
 def _cache_writes(usage: dict[str, object], cache_write: CacheWrite) -> tuple[int, int]:
