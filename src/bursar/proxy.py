@@ -40,6 +40,9 @@ class Client(Protocol):
 
     call_id: str
     scopes: tuple[str, ...]
+    """Whose accounts must exist and agree: the run, the runs it is part of, the key."""
+    also: tuple[str, ...]
+    """Who must agree where somebody set a budget: organisation, team, user, tags."""
 
     @property
     def has_left(self) -> bool:
@@ -123,12 +126,12 @@ class Attempts:
     async def authorize_now(self, quote: Quote, ledger: Ledger) -> OpenHold | Denied:
         """Ask for a hold of its own, and take no for an answer."""
         with self.client.in_queue():
-            return await ledger.authorize_now(quote, self._next_id(), self.client.scopes)
+            return await ledger.authorize_now(quote, self._next_id(), self.client.scopes, self.client.also)
 
     async def authorize(self, quote: Quote, ledger: Ledger) -> OpenHold | Denied:
         """Ask for a hold of its own, and wait for it."""
         with self.client.in_queue():
-            return await ledger.authorize(quote, self._next_id(), self.client.scopes)
+            return await ledger.authorize(quote, self._next_id(), self.client.scopes, self.client.also)
 
     def _next_id(self) -> str:
         # Also after a refusal: an authorize whose reply was lost may be given back under the id that it had.

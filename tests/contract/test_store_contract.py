@@ -368,6 +368,33 @@ async def test_keys_are_remembered_and_revoked(store: Store, clock: Hands) -> No
     assert found.revoked_at == clock.instant
 
 
+async def test_a_key_is_kept_with_its_terms_and_its_end(store: Store) -> None:
+    await store.put_key("ci", "d1", "", "{}", '{"team":"research"}', Instant(7))
+    found = await store.find_key("d1")
+    assert found is not None
+    assert (found.terms_json, found.expires_at, found.id) == ('{"team":"research"}', 7, "k-d1")
+    await store.put_key("ci", "d1", "", "{}")
+    found = await store.find_key("d1")
+    assert found is not None
+    assert (found.terms_json, found.expires_at) == ("{}", None)
+    assert await store.keys() == (found,)
+
+
+async def test_a_run_remembers_who_else_pays_for_it(store: Store) -> None:
+    path = ("run:parent", "tag:env=prod")
+    await store.submit(OpenScope("run:child", "key:k", Limits(), path=path))
+    await store.submit(OpenScope("run:child", "key:k", Limits(), path=("run:other",)))
+    assert await store.path_of("run:child") == path
+    assert await store.path_of("run:nobody") is None
+
+
+async def test_budgets_for_models_that_begin_alike_are_found_at_once(store: Store) -> None:
+    assert await store.patterns() == ()
+    for scope in ("model:gpt-*", "model:gpt-5", "model:*", "models*", "upstream:o*"):
+        await store.submit(SetLimit(scope, Unit.CALLS, 1, opens=True))
+    assert await store.patterns() == ("model:*", "model:gpt-*")
+
+
 async def test_a_closed_store_refuses(make: Callable[[], Store]) -> None:
     store = make()
     with pytest.raises(LedgerUnavailableError):

@@ -303,7 +303,9 @@ def test_a_migration_is_applied_once() -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrate_sqlite(connection, 1)  # type: ignore[arg-type]
         migrate_sqlite(connection, 2)  # type: ignore[arg-type]
-        assert connection.execute("SELECT number, applied_at FROM migrations").fetchall() == [(1, 1), (2, 1)]
+        assert connection.execute("SELECT number, applied_at FROM migrations").fetchall() == [
+            (migration.number, 1) for migration in migrations("sqlite")
+        ]
 
 
 def test_a_newer_schema_and_an_edited_migration_are_refused() -> None:

@@ -159,7 +159,21 @@ class MemoryStore:
         for line in self.all_entries()[after_seq:]:
             yield line
 
-    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
+    async def put_key(
+        self,
+        name: str,
+        digest: str,
+        run: str,
+        limits_json: str,
+        terms_json: str = "{}",
+        expires_at: Instant | None = None,
+    ) -> None:
+        raise NotImplementedError
+
+    async def patterns(self) -> tuple[str, ...]:
+        return tuple(scope for scope in self.books.scopes if scope.startswith("model:") and scope.endswith("*"))
+
+    async def path_of(self, scope: str) -> tuple[str, ...] | None:
         raise NotImplementedError
 
     async def find_key(self, digest: str) -> KeyRow | None:

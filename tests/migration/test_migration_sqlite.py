@@ -39,7 +39,11 @@ ASK = Ask(1000, 100, 2000, 1, 1000, 500, 100, False)
 ACCOUNTS = "SELECT scope, unit, period, cap, ceiling, held, captured, overrun, state FROM accounts ORDER BY id"
 HOLDS = "SELECT * FROM holds ORDER BY id"
 ENTRIES = "SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail FROM entries ORDER BY seq"
-OTHERS = ("SELECT * FROM scopes ORDER BY scope", "SELECT * FROM quarantine ORDER BY model", "SELECT * FROM keys")
+OTHERS = (
+    "SELECT scope, owner, label, opened_at, calls_refused FROM scopes ORDER BY scope",
+    "SELECT * FROM quarantine ORDER BY model",
+    "SELECT digest, name, run, limits_json, created_at, revoked_at FROM keys",
+)
 
 
 @pytest.fixture

@@ -72,6 +72,10 @@ class SimStore:
         self._sender: asyncio.Task[None] | None = None
         self._names = 0
 
+    async def patterns(self) -> tuple[str, ...]:
+        """Give the budgets for all models that begin alike; nobody sets one here."""
+        return ()
+
     # ---- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:

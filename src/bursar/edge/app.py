@@ -24,6 +24,7 @@ from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refuse
 from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
+from bursar.edge.identity import account_path
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
@@ -298,7 +299,7 @@ class Gateway:
             run=run,
             key=caller.key,
             model=call.model,
-            scopes=(f"run:{run}", caller.scope),
+            path=account_path(caller, run),
             refusal_status=self._parts.refusal_status,
         )
         try:

@@ -12,6 +12,7 @@ from typing import Any
 from bursar.call import Refused
 from bursar.dialects.protocol import Dialect
 from bursar.edge import refusals
+from bursar.edge.identity import AccountPath
 from bursar.events import CallDenied, CallGranted, CallRefused, CallSettled, EventBus
 from bursar.ledger.account import Denied
 from bursar.ledger.hold import OpenHold
@@ -128,11 +129,12 @@ class HttpClient:
         run: str,
         key: str,
         model: str,
-        scopes: tuple[str, ...],
+        path: AccountPath,
         refusal_status: int,
     ) -> None:
         self.call_id = call_id
-        self.scopes = scopes
+        self.scopes = path.scopes
+        self.also = path.also
         self._exchange = exchange
         self._dialect = dialect
         self._events = events

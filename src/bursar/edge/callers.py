@@ -36,6 +36,10 @@ class Caller:
     models: tuple[str, ...] = ANY_MODEL
     """Globs of the models that the key may call."""
     runs_per_hour_max: int | None = None
+    team: str = ""
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    """Tags of every call of the key, such as `env=prod`, which no client can change."""
 
     @property
     def scope(self) -> str:

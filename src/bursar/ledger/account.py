@@ -151,6 +151,8 @@ class OpenScope:
     """What people see, for example the command of a run."""
     budgets: tuple[Budget, ...] = ()
     """Caps per period, beside the lifetime `limits`."""
+    path: tuple[str, ...] = ()
+    """For a run: the runs that it is part of, and the tags it was opened with; they pay for each of its calls."""
 
 
 @dataclass(frozen=True, slots=True)

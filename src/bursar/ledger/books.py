@@ -160,6 +160,8 @@ class ScopeFacts(NamedTuple):
     owner: str
     label: str
     opened_at: int
+    path: str = "[]"
+    """Packed: the further scopes that pay for a run's calls."""
 
 
 class Claim(NamedTuple):

@@ -37,6 +37,8 @@ _LOG = logging.getLogger("bursar.ledger")
 REPLAYS_MAX = 2
 """How often an authorize whose reply was lost is asked again before the caller gets an error."""
 RENEWALS_MAX = 3
+MODEL_PREFIX = "model:"
+UPSTREAM_PREFIX = "upstream:"
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 2.0
 FRESH_SECONDS = 2.0
@@ -236,6 +238,7 @@ class Ledger:
     ) -> OpenHold | Denied:
         scopes, also = path
         model, upstream = quote.call.model, quote.call.upstream
+        also += await self._budgets_of(model, upstream)
         # Where nobody ever waits, every try is the last one.
         is_last_try = self._wait_seconds_max <= 0
         op = Authorize(call_id, self.worker, scopes, ask_of(quote), model, upstream, is_last_try, also)
@@ -255,6 +258,12 @@ class Ledger:
             if hold is None and asking.may_be_taken:
                 # Also after a refusal: an authorize that is late may still be granted, and nobody would settle it.
                 self._give_back(op)
+
+    async def _budgets_of(self, model: str, upstream: str) -> tuple[str, ...]:
+        """Name what may have a budget because of where the call goes: the model, all that begin alike, the upstream."""
+        patterns = await self._store.patterns()
+        alike = [one for one in patterns if model.startswith(one[len(MODEL_PREFIX) : -1])] if patterns else []
+        return (MODEL_PREFIX + model, *alike, UPSTREAM_PREFIX + upstream)
 
     async def confirm(self, op: Authorize) -> _Asking:
         """Ask again for a hold that was granted a while ago, and say when; raises LedgerUnavailableError when it is

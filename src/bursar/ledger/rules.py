@@ -341,7 +341,7 @@ def open_scope(books: Books, op: OpenScope, now: Instant) -> Plan:
         Opened(_accounts(new), created=True),
         lines=(Line(now, "open", "", "", 0, 0, 0, accounts, encode(detail)),),
         balances=new,
-        scopes=(ScopeFacts(op.scope, op.owner, op.label, now),),
+        scopes=(ScopeFacts(op.scope, op.owner, op.label, now, pack(op.path)),),
     )
 
 

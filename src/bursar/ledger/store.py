@@ -258,8 +258,27 @@ class Store(Protocol):
         """
         ...
 
-    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
-        """Remember a key by the SHA-256 of its secret; `run` is the run that a run key is bound to, or empty."""
+    async def put_key(
+        self,
+        name: str,
+        digest: str,
+        run: str,
+        limits_json: str,
+        terms_json: str = "{}",
+        expires_at: Instant | None = None,
+    ) -> None:
+        """Remember a key by the SHA-256 of its secret; `run` is the run that a run key is bound to, or empty.
+
+        A key of this digest is overwritten, but stays revoked where it was.
+        """
+        ...
+
+    async def patterns(self) -> tuple[str, ...]:
+        """Give the scopes of budgets for all models that begin alike (`model:gpt-*`), as they are now."""
+        ...
+
+    async def path_of(self, scope: str) -> tuple[str, ...] | None:
+        """Give the further scopes that pay for a run's calls, which never change; None where it does not exist."""
         ...
 
     async def find_key(self, digest: str) -> KeyRow | None:
@@ -289,6 +308,14 @@ class KeyRow:
     limits_json: str
     created_at: Instant
     revoked_at: Instant | None
+    terms_json: str = "{}"
+    """Whose key it is and what it may do: team, user, tags, models, upstreams, networks, role."""
+    expires_at: Instant | None = None
+
+    @property
+    def id(self) -> str:
+        """Give the key's stable name: the beginning of its digest, from which no secret can be found."""
+        return f"k-{self.digest[:12]}"
 
 
 def batches(operations: list[Operation], size_max: int) -> Iterator[list[Operation]]:

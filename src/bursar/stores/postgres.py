@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.books import encode
+from bursar.ledger.books import encode, unpack
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
     Adopted,
@@ -97,7 +97,8 @@ class PostgresStore:
         self._identity = Identity(0, False, "", 0, 0, 0, 0)
         self._writer = Writer(self._reopen, clock, batch_max)
         self._reader = reads.Reader(url, self._patience)
-        self._key_finder = reads.KeyFinder(self._reader)
+        self._key_finder = reads.keys_by_digest(self._reader)
+        self._pattern_finder = reads.model_patterns(self._reader)
         self._is_open = False
 
     # ---- life ----------------------------------------------------------------------------------------------------
@@ -324,11 +325,20 @@ class PostgresStore:
         """Have the operation decided and durable; raises LedgerUnavailableError, BrokenInvariantError."""
         return await self._ticket(operation)  # type: ignore[no-any-return]
 
-    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
+    async def put_key(
+        self,
+        name: str,
+        digest: str,
+        run: str,
+        limits_json: str,
+        terms_json: str = "{}",
+        expires_at: Instant | None = None,
+    ) -> None:
         """Remember a key; one that was revoked stays revoked."""
 
         async def work(connection: Connection) -> None:
-            await connection.fetch(SQL["write_key"], digest, name, run, limits_json, await self._now(connection))
+            now = await self._now(connection)
+            await connection.fetch(SQL["write_key"], digest, name, run, limits_json, now, terms_json, expires_at)
 
         await self._ticket(work)
 
@@ -439,6 +449,17 @@ class PostgresStore:
         if not self._is_open:
             raise NotWrittenError("the ledger is not open")
         return await self._key_finder.find(digest)
+
+    async def patterns(self) -> tuple[str, ...]:
+        """Give the scopes of budgets for all models that begin alike; asked of the database each time."""
+        if not self._is_open:
+            raise NotWrittenError("the ledger is not open")
+        return await self._pattern_finder.find("") or ()
+
+    async def path_of(self, scope: str) -> tuple[str, ...] | None:
+        """Give the further scopes that pay for a run's calls; None where it does not exist."""
+        path = await self._read(lambda connection: connection.fetchval(SQL["read_path"], scope))
+        return None if path is None else unpack(path)
 
     async def keys(self) -> tuple[KeyRow, ...]:
         """Give all keys."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bursar.clock import Instant
 from bursar.ledger.account import Account, HoldState
@@ -95,22 +95,22 @@ class Reader:
             await close(connection)
 
 
-class KeyFinder:
-    """Looks keys up, many in one query: those that are asked for while a query is under way go into the next one."""
+class Finder(Generic[T]):
+    """Looks things up, many in one query: those that are asked for while a query is under way go into the next one."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._waiting: dict[str, asyncio.Future[KeyRow | None]] = {}
+    def __init__(self, look: Callable[[list[str]], Awaitable[dict[str, T]]]) -> None:
+        self._look = look
+        self._waiting: dict[str, asyncio.Future[T | None]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def find(self, digest: str) -> KeyRow | None:
-        """Give the key as it is in the database after this was called; raises LedgerUnavailableError."""
-        future = self._waiting.get(digest)
+    async def find(self, name: str) -> T | None:
+        """Give the thing as it is in the database after this was called; raises LedgerUnavailableError."""
+        future = self._waiting.get(name)
         if future is None:
-            future = self._waiting[digest] = asyncio.get_running_loop().create_future()
+            future = self._waiting[name] = asyncio.get_running_loop().create_future()
             if self._task is None:
                 self._task = asyncio.get_running_loop().create_task(self._run())
-        # One who leaves must not cancel it for the others who ask for the same key.
+        # One who leaves must not cancel it for the others who ask for the same.
         return await asyncio.shield(future)
 
     async def _run(self) -> None:
@@ -122,22 +122,41 @@ class KeyFinder:
 
     async def _look_up(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        found: dict[str, KeyRow] = {}
+        found: dict[str, T] = {}
         trouble = "the ledger cannot be read: the look was broken off"
         try:
-            rows: Any = await self._reader.fetch(SQL["read_found_keys"], list(waiting))
-            found = {key.digest: key for key in map(key_row, rows)}
+            found = await self._look(list(waiting))
             trouble = ""
         except LedgerUnavailableError as error:
             trouble = str(error)
         finally:
-            for digest, future in waiting.items():
+            for name, future in waiting.items():
                 if future.done():
                     continue
                 if trouble:
                     future.set_exception(LedgerUnavailableError(trouble))
                 else:
-                    future.set_result(found.get(digest))
+                    future.set_result(found.get(name))
+
+
+def keys_by_digest(reader: Reader) -> Finder[KeyRow]:
+    """Find keys by their digests."""
+
+    async def look(digests: list[str]) -> dict[str, KeyRow]:
+        rows: Any = await reader.fetch(SQL["read_found_keys"], digests)
+        return {key.digest: key for key in map(key_row, rows)}
+
+    return Finder(look)
+
+
+def model_patterns(reader: Reader) -> Finder[tuple[str, ...]]:
+    """Find the budgets for all models that begin alike; there is one answer, whatever it is asked for by."""
+
+    async def look(names: list[str]) -> dict[str, tuple[str, ...]]:
+        rows: Any = await reader.fetch(SQL["read_patterns"])
+        return dict.fromkeys(names, tuple(row[0] for row in rows))
+
+    return Finder(look)
 
 
 async def accounts(connection: Connection, scopes: list[str] | None) -> tuple[Account, ...]:

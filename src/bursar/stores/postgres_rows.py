@@ -95,7 +95,7 @@ def _rows(text: str | None) -> Sequence[Sequence[Any]]:
 async def write(connection: Connection, changes: Changes, now: Instant) -> int:
     """Write the changes of a batch; give the number of the last entry. Raises MismatchError."""
     if changes.scopes:
-        await connection.execute(SQL["write_scopes"], *_columns(changes.scopes, 4))
+        await connection.execute(SQL["write_scopes"], *_columns(changes.scopes, 5))
     if changes.new_balances:
         past = {id(balance) for balance in changes.past}
         new = [_new_account(balance, id(balance) not in past) for balance in changes.new_balances]

@@ -40,11 +40,12 @@ def entry_row(row: tuple[int, int, str, str, str, int, int, int, str, str]) -> E
     return Entry(seq, Instant(at), kind, call_id, worker, usd, calls, tokens, named, json.loads(detail))
 
 
-def key_row(row: tuple[str, str, str, str, int, int | None]) -> KeyRow:
+def key_row(row: tuple[str, str, str, str, int, int | None, str, int | None]) -> KeyRow:
     """Give a key."""
-    name, digest, run, limits_json, created_at, revoked_at = row
+    name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at = row
     revoked = None if revoked_at is None else Instant(revoked_at)
-    return KeyRow(name, digest, run, limits_json, Instant(created_at), revoked)
+    expires = None if expires_at is None else Instant(expires_at)
+    return KeyRow(name, digest, run, limits_json, Instant(created_at), revoked, terms_json, expires)
 
 
 def quarantine_row(row: tuple[str, int, str, int, int, int, int, int, int]) -> QuarantineRow:

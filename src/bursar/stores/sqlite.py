@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.books import Balance
+from bursar.ledger.books import Balance, unpack
 from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
@@ -158,9 +158,17 @@ class SqliteStore:
         """Have the operation decided and durable; raises LedgerUnavailableError, BrokenInvariantError."""
         return await self._ticket(operation)  # type: ignore[no-any-return]
 
-    async def put_key(self, name: str, digest: str, run: str, limits_json: str) -> None:
+    async def put_key(
+        self,
+        name: str,
+        digest: str,
+        run: str,
+        limits_json: str,
+        terms_json: str = "{}",
+        expires_at: Instant | None = None,
+    ) -> None:
         """Remember a key; one that was revoked stays revoked."""
-        row = (digest, name, run, limits_json, self._clock.now())
+        row = (digest, name, run, limits_json, self._clock.now(), terms_json, expires_at)
         await self._work(lambda connection: connection.execute(SQL["write_key"], row).rowcount)
 
     async def declared(self, scope: str) -> str:
@@ -301,16 +309,23 @@ class SqliteStore:
         Every call asks, so it is read right here on the event loop: a few microseconds for one row of an index, where
         a thread takes a hundred. A reader of a write-ahead log never waits for a writer.
         """
+        rows = self._read_here("read_key", (digest,))
+        return key_row(rows[0]) if rows else None
+
+    async def patterns(self) -> tuple[str, ...]:
+        """Give the scopes of budgets for all models that begin alike; read on the event loop, as the keys."""
+        return tuple(row[0] for row in self._read_here("read_patterns", ()))
+
+    def _read_here(self, query: str, arguments: tuple[str, ...]) -> list[Any]:
         if not self._is_open:
             raise NotWrittenError("the ledger is not open")
         try:
             if self._key_reader is None:
                 self._key_reader = connect(self._files.database, KEY_BUSY_SECONDS)
-            row = self._key_reader.execute(SQL["read_key"], (digest,)).fetchone()
+            return self._key_reader.execute(SQL[query], arguments).fetchall()
         except (sqlite3.Error, OSError) as error:
             self._drop_key_reader()
             raise LedgerUnavailableError(f"the ledger cannot be read: {error}") from error
-        return None if row is None else key_row(row)
 
     def _drop_key_reader(self) -> None:
         if self._key_reader is not None:
@@ -320,6 +335,15 @@ class SqliteStore:
     async def keys(self) -> tuple[KeyRow, ...]:
         """Give all keys."""
         return await self._read(lambda connection: tuple(map(key_row, connection.execute(SQL["read_keys"]))))
+
+    async def path_of(self, scope: str) -> tuple[str, ...] | None:
+        """Give the further scopes that pay for a run's calls; None where it does not exist."""
+
+        def read(connection: sqlite3.Connection) -> tuple[str, ...] | None:
+            row = connection.execute(SQL["read_path"], (scope,)).fetchone()
+            return None if row is None else unpack(row[0])
+
+        return await self._read(read)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if not self._is_open or self._reader is None:

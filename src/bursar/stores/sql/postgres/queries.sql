@@ -28,8 +28,8 @@ JOIN bursar.accounts AS a USING (scope, unit, period)
 ORDER BY a.id FOR NO KEY UPDATE OF a;
 
 -- name: write_scopes
-INSERT INTO bursar.scopes (scope, owner, label, opened_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]);
+INSERT INTO bursar.scopes (scope, owner, label, opened_at, path)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]);
 
 -- name: write_new_accounts
 INSERT INTO bursar.accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at, counts)
@@ -145,8 +145,10 @@ WITH moved AS (
 SELECT last, moved, opened, ended FROM numbered;
 
 -- name: write_key
-INSERT INTO bursar.keys (digest, name, run, limits_json, created_at, revoked_at) VALUES ($1, $2, $3, $4, $5, NULL)
-ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json
+INSERT INTO bursar.keys (digest, name, run, limits_json, created_at, revoked_at, terms_json, expires_at)
+VALUES ($1, $2, $3, $4, $5, NULL, $6, $7)
+ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json,
+    terms_json = excluded.terms_json, expires_at = excluded.expires_at
 RETURNING digest;
 
 -- name: read_declared
@@ -313,10 +315,18 @@ SELECT seq, at, kind, call_id, worker, usd, calls, tokens, accounts, detail
 FROM bursar.entries WHERE seq > $1 ORDER BY seq LIMIT $2;
 
 -- name: read_found_keys
-SELECT name, digest, run, limits_json, created_at, revoked_at FROM bursar.keys WHERE digest = ANY ($1::text[]);
+SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM bursar.keys
+WHERE digest = ANY ($1::text[]);
+
+-- name: read_patterns
+SELECT scope FROM bursar.scopes WHERE scope >= 'model:' AND scope < 'model;' AND right(scope, 1) = '*' ORDER BY scope;
+
+-- name: read_path
+SELECT path FROM bursar.scopes WHERE scope = $1;
 
 -- name: read_keys
-SELECT name, digest, run, limits_json, created_at, revoked_at FROM bursar.keys ORDER BY name, created_at, digest;
+SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM bursar.keys
+ORDER BY name, created_at, digest;
 
 -- ---- what is folded away ---------------------------------------------------------------------------------------------
 
@@ -488,14 +498,15 @@ BEGIN
     GRANT USAGE ON SCHEMA bursar TO bursar_gateway;
     GRANT SELECT ON ALL TABLES IN SCHEMA bursar TO bursar_gateway;
     GRANT INSERT ON bursar.entries, bursar.holds, bursar.accounts, bursar.scopes, bursar.workers, bursar.keys,
-        bursar.claims, bursar.quarantine, bursar.declarations TO bursar_gateway;
+        bursar.claims, bursar.quarantine, bursar.declarations, bursar.answers TO bursar_gateway;
+    GRANT DELETE ON bursar.answers TO bursar_gateway;
     GRANT UPDATE (declared, at) ON bursar.declarations TO bursar_gateway;
     GRANT UPDATE (cap, ceiling, held, captured, overrun, state, counts) ON bursar.accounts TO bursar_gateway;
     GRANT UPDATE (state, accounts, captured_usd, captured_calls, captured_tokens, overrun_usd, overrun_calls,
         overrun_tokens, settled_at, basis, why) ON bursar.holds TO bursar_gateway;
-    GRANT UPDATE (calls_refused) ON bursar.scopes TO bursar_gateway;
+    GRANT UPDATE (calls_refused, used_at) ON bursar.scopes TO bursar_gateway;
     GRANT UPDATE (fenced_at, left_at) ON bursar.workers TO bursar_gateway;
-    GRANT UPDATE (name, run, limits_json, revoked_at) ON bursar.keys TO bursar_gateway;
+    GRANT UPDATE (name, run, limits_json, revoked_at, terms_json, expires_at) ON bursar.keys TO bursar_gateway;
     GRANT UPDATE (seq) ON bursar.last_entry TO bursar_gateway;
     GRANT UPDATE (at), DELETE ON bursar.claims TO bursar_gateway;
     GRANT DELETE ON bursar.quarantine TO bursar_gateway;

@@ -39,7 +39,7 @@ SELECT model FROM quarantine;
 SELECT worker FROM workers WHERE fenced_at IS NOT NULL AND worker IN (SELECT value FROM json_each(?1));
 
 -- name: write_scopes
-INSERT INTO scopes (scope, owner, label, opened_at) VALUES (?, ?, ?, ?) /*rows*/;
+INSERT INTO scopes (scope, owner, label, opened_at, path) VALUES (?, ?, ?, ?, ?) /*rows*/;
 
 -- name: write_new_accounts
 INSERT INTO accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at)
@@ -106,8 +106,10 @@ UPDATE scopes SET calls_refused = calls_refused + ?1 WHERE scope = ?2;
 INSERT INTO workers (worker, started_at, fenced_at) VALUES (?1, ?2, NULL);
 
 -- name: write_key
-INSERT INTO keys (digest, name, run, limits_json, created_at, revoked_at) VALUES (?1, ?2, ?3, ?4, ?5, NULL)
-ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json;
+INSERT INTO keys (digest, name, run, limits_json, created_at, revoked_at, terms_json, expires_at)
+VALUES (?1, ?2, ?3, ?4, ?5, NULL, ?6, ?7)
+ON CONFLICT (digest) DO UPDATE SET name = excluded.name, run = excluded.run, limits_json = excluded.limits_json,
+    terms_json = excluded.terms_json, expires_at = excluded.expires_at;
 
 -- name: read_declared
 SELECT declared FROM declarations WHERE scope = ?1;
@@ -278,10 +280,17 @@ DELETE FROM base_accounts WHERE account = ?1;
 SELECT DISTINCT worker FROM holds WHERE state = 'open';
 
 -- name: read_key
-SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys WHERE digest = ?1;
+SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM keys WHERE digest = ?1;
+
+-- name: read_patterns
+SELECT scope FROM scopes WHERE scope >= 'model:' AND scope < 'model;' AND substr(scope, -1) = '*' ORDER BY scope;
+
+-- name: read_path
+SELECT path FROM scopes WHERE scope = ?1;
 
 -- name: read_keys
-SELECT name, digest, run, limits_json, created_at, revoked_at FROM keys ORDER BY name, created_at, digest;
+SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM keys
+ORDER BY name, created_at, digest;
 
 -- name: migrations_table
 CREATE TABLE IF NOT EXISTS migrations (

@@ -1,0 +1,22 @@
+-- beside: 2
+-- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, and answers to writes.
+
+-- JSON: the parents of a run, and the tags that it was opened with. Never changed afterwards.
+ALTER TABLE bursar.scopes ADD COLUMN path text NOT NULL DEFAULT '[]';
+-- When a run was last seen to be used, to within some minutes; 0 where it never was.
+ALTER TABLE bursar.scopes ADD COLUMN used_at bigint NOT NULL DEFAULT 0;
+
+-- JSON: team, user, tags, models, upstreams, networks, role.
+ALTER TABLE bursar.keys ADD COLUMN terms_json text NOT NULL DEFAULT '{}';
+ALTER TABLE bursar.keys ADD COLUMN expires_at bigint;
+
+-- The answer to a write that was sent with an idempotency key, so that the same write again has the same answer.
+CREATE TABLE bursar.answers (
+    name text COLLATE "C" NOT NULL PRIMARY KEY,
+    request text NOT NULL,
+    status integer NOT NULL,
+    body text NOT NULL,
+    at bigint NOT NULL
+);
+
+CREATE INDEX answers_by_age ON bursar.answers (at);

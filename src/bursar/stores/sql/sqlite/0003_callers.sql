@@ -1,0 +1,21 @@
+-- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, and answers to writes.
+
+-- JSON: the parents of a run, and the tags that it was opened with. Never changed afterwards.
+ALTER TABLE scopes ADD COLUMN path TEXT NOT NULL DEFAULT '[]';
+-- When a run was last seen to be used, to within some minutes; 0 where it never was.
+ALTER TABLE scopes ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+
+-- JSON: team, user, tags, models, upstreams, networks, role.
+ALTER TABLE keys ADD COLUMN terms_json TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE keys ADD COLUMN expires_at INTEGER;
+
+-- The answer to a write that was sent with an idempotency key, so that the same write again has the same answer.
+CREATE TABLE answers (
+    name TEXT NOT NULL PRIMARY KEY,
+    request TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX answers_by_age ON answers (at);
