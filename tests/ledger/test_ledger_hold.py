@@ -416,6 +416,33 @@ def test_a_hold_is_dispatched_unseen_only_while_it_is_fresh() -> None:
     run_virtual(scenario())
 
 
+@pytest.mark.parametrize("left", [0, 600_000, 2_000_000])
+def test_a_hold_that_the_ledger_has_lost_is_not_dispatched_on_another_grant(left: int) -> None:
+    async def scenario() -> None:
+        store = room_for(1)
+        ledger = ledger_on(store)
+        hold = await take(ledger)
+        # A backup was put back and accepted: the hold is not in it, and others have spent meanwhile.
+        store.books.holds.clear()
+        for balance in store.books.names.values():
+            balance.held = 0
+        store.books.names[USD].limit = store.books.names[USD].ceiling = left
+        await asyncio.sleep(FRESH_SECONDS + 1)
+        if left > HELD.usd:
+            # All of it is set aside once more, which is as good.
+            await hold.confirm()
+            assert store.account(USD).held == HELD.usd
+        else:
+            with pytest.raises(LedgerUnavailableError, match="does not have the hold"):
+                await hold.confirm()
+        async with hold:
+            pass
+        assert nothing_is_held(store)
+        assert state_of(store) == "void"
+
+    run_virtual(scenario())
+
+
 def test_an_answer_that_is_none_is_a_bug() -> None:
     async def scenario() -> None:
         store = room_for(1)

@@ -78,14 +78,16 @@ class OpenHold:
     async def confirm(self) -> None:
         """Make sure, right before the dispatch, that the hold is still open; raises LedgerUnavailableError.
 
-        A process that stood still (SIGSTOP, a suspended machine) may have been declared dead while it slept, and what
-        it held was captured: it must not send then. The clock of the event loop goes on while a process is stopped.
+        A process that stood still (SIGSTOP, a frozen container) may have been declared dead while it slept, and what it
+        held was captured: it must not send then. The clock of the event loop goes on while a process is stopped, but
+        not while its machine is suspended; what such a machine sends on waking is still paid for, by the capture of
+        the whole hold.
         """
         loop = asyncio.get_running_loop()
         for _ in range(CONFIRMS_MAX):
             if loop.time() <= self._asking.asked_at_seconds + FRESH_SECONDS:
                 return
-            self._asking = await self._ledger.confirm(self._op)
+            self._asking = await self._ledger.confirm(self._op, self.granted)
         if loop.time() > self._asking.asked_at_seconds + FRESH_SECONDS:
             raise LedgerUnavailableError("the ledger answers too late to be sure that this hold is still open")
 
@@ -265,14 +267,22 @@ class Ledger:
         alike = [one for one in patterns if model.startswith(one[len(MODEL_PREFIX) : -1])] if patterns else []
         return (MODEL_PREFIX + model, *alike, UPSTREAM_PREFIX + upstream)
 
-    async def confirm(self, op: Authorize) -> _Asking:
+    async def confirm(self, op: Authorize, granted: Granted) -> _Asking:
         """Ask again for a hold that was granted a while ago, and say when; raises LedgerUnavailableError when it is
-        not open."""
+        not open as it was granted."""
         asking = _Asking()
         try:
-            await self._ask(asking, op)
+            answer = await self._ask(asking, op)
         except _FencedError as error:
             raise LedgerUnavailableError(str(error)) from error
+        # A ledger that was put back in time has lost the hold: it denies the call, or grants what fits by now, and the
+        # body that is about to be sent was bounded by the first grant.
+        same = isinstance(answer, Granted) and (answer.output_tokens, answer.held) == (
+            granted.output_tokens,
+            granted.held,
+        )
+        if not same:
+            raise LedgerUnavailableError(f"the ledger does not have the hold of call {op.call_id} any more")
         return asking
 
     async def drain(self) -> None:
@@ -404,6 +414,7 @@ def _compact(usage: Usage) -> str:
         "cache_read": usage.cache_read_tokens,
         "cache_write_5m": usage.cache_write_5m_tokens,
         "cache_write_1h": usage.cache_write_1h_tokens,
+        **{str(tool): uses for tool, uses in usage.tool_uses.items()},
         "tier": "" if usage.service_tier == "default" else usage.service_tier,
         "model": usage.model,
     }
