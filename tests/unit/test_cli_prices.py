@@ -22,6 +22,7 @@ from bursar.call import Usage
 from bursar.cli.main import cli
 from bursar.cli.prices_update import age_warning, warn_of_old_prices
 from bursar.clock import SystemClock
+from bursar.edge.app import Gateway, from_environment
 from bursar.edge.stored_book import back, keep, place, previous, read
 from bursar.edge.wiring import price_book
 from bursar.ledger.account import Amounts, Basis, Granted, Settle
@@ -246,6 +247,25 @@ def test_the_gateway_prices_with_the_stored_book_and_does_not_start_with_a_broke
     keep(place(settings.ledger.url), b"not a book")
     with pytest.raises(WrongBookError):
         price_book(settings).load()
+
+
+def test_a_worker_process_takes_the_book_beside_the_ledger_that_it_is_given(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ledger.with_name("bursar.toml")
+    config.write_text('[ledger]\nurl = "sqlite:///elsewhere/ledger.db"\n')
+    monkeypatch.setenv("BURSAR_CONFIG", str(config))
+    monkeypatch.setenv("BURSAR_LEDGER", f"sqlite:///{ledger}")
+    keep(place(f"sqlite:///{ledger}"), b"not a book")
+    with pytest.raises(WrongBookError):
+        asyncio.run(_started(from_environment()))
+
+
+async def _started(gateway: Gateway) -> None:
+    try:
+        await gateway.start()
+    finally:
+        await gateway.stop()
 
 
 def test_a_quote_keeps_the_rates_that_it_was_minted_with(ledger: Path) -> None:

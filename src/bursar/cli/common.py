@@ -98,11 +98,7 @@ def settings_for(config: Path | None, ledger: str | None) -> Settings:
     except SettingsError as error:
         raise WrongSettingsError(str(error)) from None
     url = settings.ledger.url if ledger is None else ledger if "://" in ledger else f"sqlite:///{ledger}"
-    books = settings.ledger.model_copy(update={"url": absolute_url(url, Path.cwd())})
-    if ledger is not None:
-        # The marker of the settings belongs to the ledger of the settings.
-        books = books.model_copy(update={"marker": ""})
-    return settings.model_copy(update={"ledger": books})
+    return settings.with_ledger(absolute_url(url, Path.cwd()))
 
 
 def ledger_of(settings: Settings) -> Store:

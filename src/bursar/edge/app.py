@@ -391,7 +391,7 @@ def from_environment() -> Gateway:
     """Make the gateway of a worker process from BURSAR_CONFIG and BURSAR_LEDGER."""
     config = os.environ.get("BURSAR_CONFIG", "")
     settings = load(Path(config) if config else None)
-    url = os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url
-    # The marker of the settings belongs to the ledger of the settings.
-    store = open_store(url, settings.ledger.marker if url == settings.ledger.url else "")
+    # What is kept beside the ledger, such as a newer price book, has to be found there as well.
+    settings = settings.with_ledger(os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url)
+    store = open_store(settings.ledger.url, settings.ledger.marker)
     return create_app(settings, store, settings.provider_keys(os.environ))

@@ -103,6 +103,11 @@ class Settings(Section):
                 raise ValueError(f"[keys.{name}] has two budgets of the same unit and period")
         return self
 
+    def with_ledger(self, url: str) -> Settings:
+        """Give these settings with the ledger at another place; the marker belongs to the ledger of the settings."""
+        marker = self.ledger.marker if url == self.ledger.url else ""
+        return self.model_copy(update={"ledger": self.ledger.model_copy(update={"url": url, "marker": marker})})
+
     def run_template(self, key: str) -> RunTemplate:
         """Give the caps that a new run of this key is opened with."""
         own = self.keys.get(key)
