@@ -43,6 +43,7 @@ def test_the_run_key_stands_in_where_agents_look_for_a_key(name: str) -> None:
         ("ANTHROPIC_BEDROCK_BASE_URL", URL),
         ("GOOGLE_GEMINI_BASE_URL", URL),
         ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", URL),
+        ("AWS_BEDROCK_RUNTIME_ENDPOINT", URL),
         ("BURSAR_URL", URL),
         ("BURSAR_RUN", "r-1"),
         ("BURSAR_KEY", SECRET),

@@ -28,6 +28,7 @@ _WITHOUT_V1 = (
     "GOOGLE_VERTEX_BASE_URL",
     "GEMINI_API_BASE",
     "AWS_ENDPOINT_URL_BEDROCK_RUNTIME",  # boto3 and the other SDKs of AWS: the Converse API is metered
+    "AWS_BEDROCK_RUNTIME_ENDPOINT",  # LiteLLM, aider
 )
 # Agents look for these before they start, so the run key stands in.
 _RUN_KEY = (
