@@ -69,3 +69,16 @@ def test_a_wrong_option_cannot_run(wrong: list[str]) -> None:
 def test_a_wrong_fault_is_answered_with_the_names_that_there_are() -> None:
     output = CliRunner().invoke(drill, ["--faults", "gremlins"]).output
     assert all(name in output for name in FAULT_NAMES)
+
+
+def test_faults_that_would_leave_no_storm_or_do_nothing_are_refused() -> None:
+    for faults in ("all", "none", "kill_worker"):
+        done = CliRunner().invoke(drill, ["--scenario", "trouble", "--faults", faults])
+        assert done.exit_code == 2
+        assert "leave out one of the two" in done.output
+    done = CliRunner().invoke(drill, ["--cap-calls", "7", "--faults", "kill_store"])
+    assert done.exit_code == 2
+    assert "--store postgres" in done.output
+    (file, server) = chosen(cap_calls=7, faults="kill_store", store="both")
+    assert not file.blows
+    assert server.blows == ("kill_store",)

@@ -128,18 +128,26 @@ def _named(name: str) -> Scenario:
 
 
 def _with_faults(scenarios: tuple[Scenario, ...], faults: str | None) -> tuple[Scenario, ...]:
+    from bursar.drill.places import STORE_FAULTS
     from bursar.drill.scenarios import FAULT_NAMES, with_faults
 
     if faults is None:
         return scenarios
+    calm = tuple(scenario for scenario in scenarios if not scenario.has_trouble)
+    if not calm:
+        raise click.UsageError("--faults is for storms that have no trouble of their own; leave out one of the two")
     if faults == "none":
-        return tuple(scenario for scenario in scenarios if not scenario.has_trouble)
+        return calm
     names = FAULT_NAMES if faults == "all" else tuple(name.strip() for name in faults.split(","))
     unknown = [name for name in names if name not in FAULT_NAMES]
     if unknown:
         known = ", ".join(FAULT_NAMES)
         raise click.BadParameter(f"{unknown[0]!r} is none of: none, all, {known}", param_hint="--faults")
-    return tuple(with_faults(scenario, names) for scenario in scenarios if not scenario.has_trouble)
+    of_servers = [name for name in names if name in STORE_FAULTS]
+    if faults != "all" and of_servers and not any(scenario.store == "postgres" for scenario in calm):
+        message = f"{of_servers[0]} befalls a server; a file has none: add --store postgres, or both"
+        raise click.BadParameter(message, param_hint="--faults")
+    return tuple(with_faults(scenario, names) for scenario in calm)
 
 
 # ---- running --------------------------------------------------------------------------------------------------------
@@ -157,6 +165,7 @@ def _run(scenarios: tuple[Scenario, ...], is_quiet: bool) -> list[Verdict]:
 
 
 async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Verdict]:
+    from bursar.drill.gateway import BooksClosedError
     from bursar.drill.places import CannotRunError
 
     task = asyncio.current_task()
@@ -167,7 +176,7 @@ async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Ver
     for scenario in scenarios:
         try:
             verdict = await _one(scenario, console)
-        except (CannotRunError, OSError) as error:
+        except (CannotRunError, BooksClosedError, OSError) as error:
             say(f"the drill could not run: {error}")
             sys.exit(COULD_NOT_RUN)
         _show(verdict, console)
@@ -201,6 +210,9 @@ async def _one(scenario: Scenario, console: Console) -> Verdict:
     return judge(scenario, measured)
 
 
+HOLDS_COUNTED_MAX = 100_000
+
+
 class StoreLedger:
     """Reads a gateway's books through the store, as one more process on them."""
 
@@ -223,13 +235,19 @@ class StoreLedger:
         )
 
     async def books(self) -> Books:
-        """Read everything, and replay the entries."""
-        from bursar.drill.gateway import Books
+        """Read everything, and replay the entries; raises BooksClosedError."""
+        from bursar.drill.gateway import Books, BooksClosedError
         from bursar.ledger.account import HoldState
+        from bursar.ledger.store import LedgerUnavailableError
 
-        holds = await self._store.holds(HoldState.OPEN)
-        findings = await self._store.audit()
-        return Books(await self.balances(), len(holds), tuple(_shown(finding) for finding in findings))
+        balances = await self.balances()
+        try:
+            holds = await self._store.holds(HoldState.OPEN)
+            expired = await self._store.holds(HoldState.EXPIRED, limit_rows=HOLDS_COUNTED_MAX)
+            findings = await self._store.audit()
+        except LedgerUnavailableError as error:
+            raise BooksClosedError(str(error)) from error
+        return Books(balances, len(holds), tuple(_shown(finding) for finding in findings), len(expired))
 
 
 def _shown(finding: Finding) -> str:
@@ -238,12 +256,17 @@ def _shown(finding: Finding) -> str:
 
 @asynccontextmanager
 async def _opened(url: str) -> AsyncIterator[Ledger]:
+    from bursar.drill.places import CannotRunError
+    from bursar.ledger.store import LedgerUnavailableError
     from bursar.stores import open_store
 
     # The ledger ends with the drill: nothing of it is to be remembered in the state directory.
     with tempfile.TemporaryDirectory(prefix="bursar-drill-") as folder:
         store = open_store(url, f"{folder}/marker.json")
-        await store.start()
+        try:
+            await store.start()
+        except LedgerUnavailableError as error:
+            raise CannotRunError(str(error)) from error
         try:
             yield StoreLedger(store)
         finally:

@@ -84,6 +84,10 @@ def binaries() -> Path:
     raise MissingError(f"no PostgreSQL server on this machine: apt-get install {APT_PACKAGE}")
 
 
+class ClusterError(RuntimeError):
+    """A step of a server failed; the message has what it said."""
+
+
 class Cluster:
     """One server: started by `with` or `start`, removed by `close`."""
 
@@ -230,7 +234,7 @@ class Cluster:
         command += ["-h", str(self.folder), "-p", str(self.port), "-U", OWNER, "-d", database, "-c", statement]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode:
-            raise RuntimeError(f"{statement}: {done.stderr.strip()}")
+            raise ClusterError(f"{statement}: {done.stderr.strip()}")
         return [line.split("\x1f") for line in done.stdout.splitlines() if line]
 
     def set(self, name: str, value: str) -> None:
@@ -249,6 +253,16 @@ class Cluster:
         of = f" AND datname = '{database}'" if database else ""
         text = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         return int(self.sql(f"{text} AND pid <> pg_backend_pid(){of}")[0][0])
+
+    def cut_off(self, process: int) -> int:
+        """Cut the connections of one client process of this machine, though it may stand still; say how many."""
+        ports = ", ".join(map(str, _local_ports(process))) or "NULL"
+        return int(
+            self.sql(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                f" WHERE backend_type = 'client backend' AND client_port IN ({ports})"
+            )[0][0]
+        )
 
     # ---- standbys ------------------------------------------------------------------------------------------------
 
@@ -317,7 +331,7 @@ class Cluster:
                 said.seek(0)
                 text = said.read().decode(errors="replace")
                 log = self.log[-4000:] if (self.folder / "log").exists() else ""
-                raise RuntimeError(f"{program} {' '.join(arguments)}: {text}\n{log}")
+                raise ClusterError(f"{program} {' '.join(arguments)}: {text}\n{log}")
 
 
 @cache
@@ -355,6 +369,17 @@ def _children(parent: int) -> list[int]:
             if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
                 found.append(int(stat.parent.name))
     return found
+
+
+def _local_ports(process: int) -> list[int]:
+    """Give the ports of the TCP connections that a process has, from its end."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            sockets.add(os.readlink(descriptor))
+    lines = Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]
+    return [int(field[1].rpartition(":")[2], 16) for field in fields if f"socket:[{field[9]}]" in sockets]
 
 
 def _runs(process: int) -> bool:

@@ -19,14 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from bursar.drill.places import CUT, CannotRunError, Place
+from bursar.drill.places import CannotRunError, Place
 from bursar.drill.scenarios import KILL, Scenario
 from bursar.drill.verdict import Balance
 
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 15.0
-PAUSE_SECONDS = 2.5
-"""How long a worker stands still: longer than a hold is fresh."""
+PAUSE_SECONDS = 4.5
+"""How long a worker stands still: longer than a hold is fresh, and than others take to declare it dead."""
 RUN = "drill"
 _KEY_VARIABLE = "BURSAR_DRILL_AGENT_KEY"
 _PROVIDER_KEY_VARIABLE = "BURSAR_DRILL_PROVIDER_KEY"
@@ -43,6 +43,8 @@ class Books:
     balances: tuple[Balance, ...]
     holds_open: int
     audit: tuple[str, ...]
+    holds_expired: int = 0
+    """Those of workers that were declared dead, captured whole."""
 
     def booked(self, scope: str) -> int:
         """Give nanodollars captured, held and overrun on a scope."""
@@ -151,8 +153,7 @@ class BursarServe:
         """Stop a worker where it is; where its lock goes with its connection, others declare it dead; let it go on."""
         os.kill(worker, signal.SIGSTOP)
         try:
-            if CUT in self._place.faults:
-                await self._place.faults[CUT]()
+            await self._place.cut_off(worker)
             await asyncio.sleep(PAUSE_SECONDS)
         finally:
             os.kill(worker, signal.SIGCONT)

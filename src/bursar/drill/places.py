@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from bursar.drill.cluster import Cluster, MissingError
+from bursar.drill.cluster import Cluster, ClusterError, MissingError
 
 
 class CannotRunError(Exception):
@@ -38,6 +39,10 @@ class Place(Protocol):
         """Give what can be done to the store itself, by name; each returns when the store is there again."""
         ...
 
+    async def cut_off(self, process: int) -> None:
+        """Take the connections of one gateway process from it; a store without connections does nothing."""
+        ...
+
     async def __aenter__(self) -> Self:
         """Make it, empty."""
         ...
@@ -56,6 +61,9 @@ class SqliteFile:
         self.url = ""
         self.faults: dict[str, Callable[[], Awaitable[None]]] = {}
         self._folder = Path()
+
+    async def cut_off(self, process: int) -> None:
+        """Do nothing: a worker's lock on the file is its own until it ends."""
 
     async def __aenter__(self) -> Self:
         self._folder = Path(tempfile.mkdtemp(prefix="bursar-drill-"))
@@ -80,10 +88,7 @@ class PostgresServer:
         self._database = ""
 
     async def __aenter__(self) -> Self:
-        try:
-            await asyncio.to_thread(self._start)
-        except MissingError as error:
-            raise CannotRunError(str(error)) from error
+        await _on_server(self._start)
         return self
 
     async def __aexit__(
@@ -109,11 +114,15 @@ class PostgresServer:
             raise CannotRunError("the server was not started")
         return self._primary if self._standby is None or self._primary.is_running else self._standby
 
+    async def cut_off(self, process: int) -> None:
+        """Cut the connections of one gateway process, as a network that loses one machine does."""
+        await _on_server(lambda: self._now().cut_off(process))
+
     async def _cut(self) -> None:
-        await asyncio.to_thread(self._now().cut, self._database)
+        await _on_server(lambda: self._now().cut(self._database))
 
     async def _restart(self) -> None:
-        await asyncio.to_thread(self._now().restart, "fast")
+        await _on_server(lambda: self._now().restart("fast"))
 
     async def _crash(self) -> None:
         def crash() -> None:
@@ -121,7 +130,7 @@ class PostgresServer:
             server.kill9()
             server.start()
 
-        await asyncio.to_thread(crash)
+        await _on_server(crash)
 
     async def _fail_over(self) -> None:
         def fail_over() -> None:
@@ -130,7 +139,15 @@ class PostgresServer:
             self._primary.kill9()
             self._standby.promote()
 
-        await asyncio.to_thread(fail_over)
+        await _on_server(fail_over)
+
+
+async def _on_server(step: Callable[[], object]) -> None:
+    """Do what blocks in a thread; a server that cannot do it says nothing about the cap: CannotRunError."""
+    try:
+        await asyncio.to_thread(step)
+    except (MissingError, ClusterError, TimeoutError, subprocess.TimeoutExpired) as error:
+        raise CannotRunError(str(error)) from error
 
 
 def place_for(store: str, faults: tuple[str, ...]) -> Place:

@@ -34,6 +34,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         happened = [f"{count} {name.replace('_', ' ')}" for name, count in sorted(trouble.items())]
         happened += [f"{count} {name}" for name, count in figures.blows.items()]
         lines.append(("trouble, by order", ", ".join(happened) or "none"))
+        lines.append(("holds of the dead", f"{figures.holds_expired}, captured whole"))
     return lines
 
 

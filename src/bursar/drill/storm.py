@@ -78,6 +78,7 @@ class Storm:
             balances=books.balances,
             holds_open=books.holds_open,
             audit=books.audit,
+            holds_expired=books.holds_expired,
             looks=tuple(self.looks),
             blows=tuple(self.blows),
             seconds=round(time.monotonic() - began),

@@ -59,6 +59,8 @@ class Measured:
     blows: tuple[str, ...]
     """What befell workers and store."""
     seconds: int
+    holds_expired: int = 0
+    """Holds of workers that were declared dead, captured whole."""
 
     @property
     def till_nanodollars(self) -> int:
@@ -111,6 +113,8 @@ class Figures:
     codes: dict[str, int]
     blows: dict[str, int]
     seconds: int
+    holds_expired: int = 0
+    """Of workers that were declared dead, captured whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +183,7 @@ def _figures(scenario: Scenario, measured: Measured) -> Figures:
         codes=dict(Counter(attempt.code for attempt in measured.attempts if attempt.code)),
         blows=dict(Counter(measured.blows)),
         seconds=measured.seconds,
+        holds_expired=measured.holds_expired,
     )
 
 
