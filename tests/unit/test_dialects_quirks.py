@@ -113,8 +113,7 @@ TOKENS = {"prompt_tokens": 10, "completion_tokens": 2}
         ({"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": 1.0}}, 1_050_000_000),
         ({"cost": 0.05, "cost_details": {"upstream_inference_cost": 1.0}}, 1_050_000_000),
         ({"cost": 0.05, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.05}}, 50_000_000),
-        ({"cost": 0.05, "is_byok": True, "cost_details": {"upstream_inference_cost": None}}, 50_000_000),
-        ({"cost": 0.05, "is_byok": True}, 50_000_000),
+        ({"cost": 0.05, "is_byok": None, "cost_details": {"upstream_inference_cost": None}}, 50_000_000),
     ],
 )
 def test_what_the_server_says_it_charged_is_taken_exactly_and_rounded_up(
@@ -132,10 +131,18 @@ def test_tokens_are_priced_where_no_charge_is_named_for_them(usage: dict[str, An
     assert got.cost is None
 
 
-def test_nothing_charged_for_nothing_is_believed() -> None:
+@pytest.mark.parametrize("details", [{}, {"upstream_inference_cost": None}, {"upstream_inference_cost": 0}])
+def test_tokens_are_priced_where_a_fee_is_named_and_the_bill_of_ones_own_key_is_not(details: dict[str, Any]) -> None:
+    got = metered(TOKENS | {"cost": 0.05, "is_byok": True, "cost_details": details}, COST)
+    assert isinstance(got, Usage)
+    assert (got.cost, got.input_tokens, got.output_tokens) == (None, 10, 2)
+
+
+def test_nothing_charged_for_nothing_counted_is_no_charge() -> None:
+    """A server that counts nothing does not count, whatever it says it charged; so the hold is captured whole."""
     got = metered({"prompt_tokens": 0, "completion_tokens": 0, "cost": 0}, COST)
     assert isinstance(got, Usage)
-    assert got.cost == Money(0)
+    assert got.cost is None
 
 
 @pytest.mark.parametrize("cost", [-0.1, "NaN", "Infinity", True, {}, [1], "a lot", 1e300])

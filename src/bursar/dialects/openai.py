@@ -98,19 +98,22 @@ def with_cached(usage: dict[str, object], name: str) -> dict[str, object]:
     return usage | {"prompt_tokens_details": details | {"cached_tokens": usage.get(name)}}
 
 
-def reported_cost(usage: dict[str, object], tokens: int) -> Money | None:
+def reported_cost(usage: dict[str, object]) -> Money | None:
     """Give what the server says it charged in USD, or None when it does not say; raises UntrustedError.
 
     For calls on a key of one's own at the model's provider, `cost` is the fee alone, and the provider bills its part.
     """
     if usage.get("cost") is None:
         return None
-    cost = _amount(usage["cost"], "cost")
-    if usage.get("is_byok") is not False:
-        upstream = inner(usage, "cost_details").get("upstream_inference_cost")
-        cost += ZERO if upstream is None else _amount(upstream, "upstream_inference_cost")
-    # Nothing charged for tokens is believed of no server: then they are priced.
-    return None if cost == ZERO and tokens else cost
+    cost, own_key = _amount(usage["cost"], "cost"), usage.get("is_byok")
+    if own_key is not False:
+        said = inner(usage, "cost_details").get("upstream_inference_cost")
+        upstream = ZERO if said is None else _amount(said, "upstream_inference_cost")
+        if own_key is not None and upstream == ZERO:
+            return None  # a fee alone says nothing of the provider's bill
+        cost += upstream
+    # No server is believed that it charges nothing: then the tokens are priced, and none at all are no count.
+    return None if cost == ZERO else cost
 
 
 def _amount(value: object, name: str) -> Money:

@@ -245,6 +245,6 @@ def _usage(reply: dict[str, object], rules: UsageRules) -> Usage:
     if rules.cached_field:
         usage = openai.with_cached(usage, rules.cached_field)
     classes = openai.token_classes(usage, prompt, completion, "prompt_tokens_details", "completion_tokens_details")
-    cost = openai.reported_cost(usage, prompt + completion) if rules.reports_cost else None
+    cost = openai.reported_cost(usage) if rules.reports_cost else None
     tier, model = reported_tier(reply.get("service_tier")), reported_model(reply.get("model"))
     return replace(openai.usage_from(classes, tier, model), cost=cost)
