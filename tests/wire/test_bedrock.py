@@ -256,3 +256,25 @@ async def test_another_model_takes_over_where_the_first_one_fails(tmp_path: Path
         ]
         await wire.settled(3)
         assert (await wire.account("run:r1")).captured == COST * 10 // 11
+
+
+def signed_with(key: str) -> str:
+    return f"AWS4-HMAC-SHA256 Credential={key}/20261124/us-east-1/bedrock/aws4_request, SignedHeaders=host, Signature=0"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"authorization": signed_with(SECRET)}, 200),
+        ({"authorization": signed_with("AKIDEXAMPLE")}, 401),
+        ({"authorization": signed_with("")}, 401),
+        ({"authorization": "AWS4-HMAC-SHA256 Credential=" + SECRET}, 401),
+        ({"authorization": signed_with(SECRET), "x-api-key": "another"}, 401),
+    ],
+)
+async def test_the_id_of_the_key_that_signs_is_the_key(wire: Wire, headers: dict[str, str], status: int) -> None:
+    raw = request(f"{PATH}/converse", json.dumps({"messages": HELLO}).encode(), headers)
+    got = await exchange(wire.port, raw)
+    assert got.status == status
+    assert len(wire.provider.served) == (status == 200)
+    assert status == 200 or got.json["__type"] == "AccessDeniedException"
