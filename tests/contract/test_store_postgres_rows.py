@@ -13,15 +13,18 @@ import pytest
 import pytest_asyncio
 from cluster import shared
 from databases import database_of
-from test_store_contract import KEY, NOON, RUN, Hands, authorize, settle
+from test_store_contract import HELD, KEY, NOON, PATH, RUN, Hands, authorize, settle
 
 from bursar.clock import SECOND, Instant
 from bursar.ledger.account import (
+    Amounts,
+    Basis,
     Denied,
     Granted,
     Limits,
     OpenScope,
     SetLimit,
+    Settle,
     Settled,
     TooManyRuns,
     Unit,
@@ -33,6 +36,7 @@ from bursar.stores.postgres_link import SQL, Patience, connect, has_life, life_k
 from bursar.stores.postgres_reads import lives
 
 OTHER = "run:other"
+NOTHING = Amounts(0, 0, 0)
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 QUICK = Patience(connect=5, statement=5, answer=6, lock=0.2, idle=2, grace=0)
 
@@ -144,6 +148,27 @@ async def test_the_next_run_is_told_for_when_the_oldest_one_that_counts_is_an_ho
         await store.submit(new(f"n{number}", 4))
     assert await store.submit(new("n4", 4)) == TooManyRuns("key:loop", 4, Instant(NOON + 3600 * SECOND))
     assert await store.submit(new("n4", 3)) == TooManyRuns("key:loop", 3, Instant(NOON + 3601 * SECOND))
+
+
+async def test_every_amount_of_a_hold_is_written_in_its_place(store: PostgresStore) -> None:
+    await store.submit(SetLimit(RUN, Unit.TOKENS, 100_000))
+    await store.submit(authorize(store, "under"))
+    await store.submit(authorize(store, "over"))
+    await store.submit(Settle("under", store.worker, Amounts(20, 0, 7), Basis.METERED, PATH, HELD, why="answered"))
+    await store.submit(Settle("over", store.worker, Amounts(3_001, 3, 1_104), Basis.PRESUMED, PATH, HELD))
+    under, over = [await store.hold(call) for call in ("under", "over")]
+    assert under is not None
+    assert over is not None
+    assert (under.captured, under.overrun, under.basis, under.why) == (
+        Amounts(20, 0, 7),
+        NOTHING,
+        "metered",
+        "answered",
+    )
+    assert (over.captured, over.overrun, over.basis) == (HELD, Amounts(1, 2, 4), "presumed")
+    booked = {account.unit: (account.held, account.captured, account.overrun) for account in await store.accounts(RUN)}
+    assert booked == {Unit.USD: (0, 3_020, 1), Unit.CALLS: (0, 1, 2), Unit.TOKENS: (0, 1_107, 4)}
+    assert await store.audit() == ()
 
 
 # ---- which lock is a life -------------------------------------------------------------------------------------------
