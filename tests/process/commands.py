@@ -78,6 +78,12 @@ class Bench:
     def agent(self, script: str, *options: str) -> tuple[str, ...]:
         return ("run", *options, "--", sys.executable, "-c", AGENT + script)
 
+    async def asked(self) -> None:
+        """Wait until a request has come to the provider, and leave the processor to who sends it."""
+        async with asyncio.timeout(SECONDS_MAX):
+            while not self.provider.till.requests:
+                await asyncio.sleep(0.005)
+
     async def json(self, *args: str) -> Any:
         """Give what a command writes as JSON."""
         done = await self.bursar(*args, "--json")

@@ -138,8 +138,7 @@ async def test_a_call_that_the_command_left_behind_is_settled_before_the_receipt
         script = "import threading; threading.Thread(target=call, daemon=True).start()\n"
         script += "while not os.path.exists('asked'): time.sleep(0.01)"
         process = await here.start(*here.agent(script, "--json", "receipt.json"))
-        while not here.provider.till.requests:
-            await asyncio.sleep(0)
+        await here.asked()
         (here.folder / "asked").touch()
         done = await finished(process)
         assert "waiting for 1 calls in flight" in done.err
@@ -301,8 +300,7 @@ async def test_the_command_ends_when_bursar_is_killed(here: Bench) -> None:
 async def test_what_a_killed_bursar_held_is_booked_whole_when_the_run_goes_on(tmp_path: Path) -> None:
     async with bench(tmp_path, Config(first_byte_ms=300)) as here:
         process = await here.start(*here.agent("call()", "--run", "r-killed", "--usd", "1"))
-        while not here.provider.till.requests:
-            await asyncio.sleep(0)
+        await here.asked()
         process.kill()
         await process.wait()
         (hold,) = await here.json("ledger", "holds")

@@ -66,8 +66,7 @@ async def test_it_serves_drains_and_ends_well(tmp_path: Path, workers: str) -> N
         secret = await key(here)
         process, url = await serving(here, "--workers", workers)
         call = asyncio.create_task(asyncio.to_thread(post, url, secret))
-        while not here.provider.till.requests:
-            await asyncio.sleep(0)
+        await here.asked()
         process.terminate()
         assert await call == 200
         done = await finished(process)
