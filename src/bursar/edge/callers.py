@@ -93,7 +93,7 @@ class Callers:
 
     async def identify(self, headers: Mapping[str, str]) -> Caller | Unauthorized:
         """Take the key from `Authorization: Bearer`, `x-api-key` or `x-goog-api-key`; two different are refused."""
-        secret = _secret(headers)
+        secret = secret_of(headers)
         if isinstance(secret, Unauthorized):
             return secret
         wanted = digest(secret)
@@ -118,7 +118,8 @@ class Callers:
         )
 
 
-def _secret(headers: Mapping[str, str]) -> str | Unauthorized:
+def secret_of(headers: Mapping[str, str]) -> str | Unauthorized:
+    """Take the secret from the headers that may carry one."""
     bearer = _authorized(headers.get("authorization", ""))
     plain = (headers.get(name, "").strip() for name in _KEY_HEADERS)
     found = sorted({key for key in (bearer, *plain) if key})
