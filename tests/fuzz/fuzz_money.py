@@ -43,6 +43,7 @@ NOON = Instant(1_795_435_200_000_000)
 PRICES = {name: name for name in ("openai", "anthropic", "deepseek", "mistral", "groq")} | {
     "gemini": "google",
     "xai": "x-ai",
+    "bedrock": "bedrock",
 }
 BOOK = Book({}, PRICES)
 QUIRKS = Quirks(server_tools=frozenset(ServerTool))
