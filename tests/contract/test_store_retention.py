@@ -146,7 +146,35 @@ async def test_what_is_young_or_open_or_corrected_later_stays_and_ends_as_it_wou
     await hold(store, "c9")
     pass_days(clock, 3)
     await compact(store)
-    assert {row.call_id for row in await store.holds()} == {"c9"}
+    # What was corrected once may be corrected again, however late: a reconciliation looks for it.
+    assert {row.call_id for row in await store.holds()} == {"corrected", "settled-later", "c9"}
+    assert await store.audit() == ()
+    assert isinstance(await store.submit(Adjust("corrected", Amounts(7, 1, 7), "invoice 3")), Settled)
+    assert await store.audit() == ()
+
+
+async def test_a_call_that_was_folded_away_is_not_booked_once_more(store: Store, clock: Hands) -> None:
+    for call in ("met", "lost", "void"):
+        await hold(store, call)
+    await settle(store, "met", 24)
+    await settle(store, "lost", None)
+    await store.submit(Void("void", store.worker, "never sent"))
+    await hold(store, "young")
+    pass_days(clock, 3)
+    assert (await compact(store)).holds == 3
+    before = await store.accounts(RUN)
+    for call, usd in (("met", 24), ("met", 200), ("lost", 24), ("lost", None)):
+        answer = await settle(store, call, usd)
+        assert isinstance(answer, Conflict)
+        assert "folded" in answer.why
+        assert not answer.fenced
+    assert isinstance(await store.submit(Void("met", store.worker, "never sent")), Conflict)
+    assert await store.accounts(RUN) == before
+    # What never was booked is booked when it comes, as for every call that the books do not know.
+    unknown = await settle(store, "void", 24)
+    assert isinstance(unknown, Settled)
+    assert unknown.overrun.usd == 24
+    assert isinstance(await settle(store, "young", 30), Settled)
     assert await store.audit() == ()
 
 

@@ -329,3 +329,20 @@ def test_a_window_that_is_too_small_for_a_call_says_when_it_is_empty() -> None:
     denied = store.do(authorize("c1"))
     assert isinstance(denied, Denied)
     assert (denied.reason, denied.resets_at) == (Reason.EXHAUSTED, Instant(NOON + 13 * 3_600_000_000))
+
+
+def test_the_end_of_a_call_that_was_folded_away_changes_nothing() -> None:
+    store = opened()
+    store.books.folded.add("old")
+    before = len(store.lines)
+    for again in (
+        Settle("old", "w1", Amounts(24, 1, 0), Basis.METERED, PATH, Amounts(100, 1, 0)),
+        Settle("old", "w1", None, Basis.PRESUMED, PATH, Amounts(100, 1, 0)),
+        Void("old", "w1", "not sent"),
+    ):
+        answer = store.do(again)
+        assert isinstance(answer, Conflict)
+        assert "folded away" in answer.why
+    assert len(store.lines) == before
+    assert not store.books.holds
+    assert {(balance.captured, balance.overrun) for balance in store.books.names.values()} == {(0, 0)}

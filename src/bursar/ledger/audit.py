@@ -159,7 +159,7 @@ class Fold:
     accounts: dict[str, ReplayedAccount] = field(default_factory=dict)
     """To be written over what the base has."""
     holds: dict[str, ReplayedHold] = field(default_factory=dict)
-    """To be written over what the base has: holds that are open, or that a later entry ended or corrected."""
+    """To be written over what the base has: holds that are open, were corrected, or that a later entry ended."""
     ended: tuple[HoldRow, ...] = ()
     """To be taken out of the base and of the books: no later entry is about them."""
     quarantined: set[str] = field(default_factory=set)
@@ -205,9 +205,12 @@ def fold(base: Base, entries: Iterable[Entry], rows: Mapping[str, HoldRow]) -> F
 
 
 def _is_final(hold: ReplayedHold, row: HoldRow) -> bool:
-    """Whether the hold has ended and its row says so: no later entry is about it."""
+    """Whether the hold has ended for good and its row says so: no later entry is about it.
+
+    One that was corrected may be corrected again, for as long as somebody compares it with what was billed.
+    """
     ending = (hold.facts(), hold.ended_at, hold.basis)
-    return hold.state != "open" and ending == (_booked(row), row.settled_at, row.basis)
+    return hold.state != "open" and hold.basis != "adjusted" and ending == (_booked(row), row.settled_at, row.basis)
 
 
 def _is_wrong(hold: ReplayedHold, row: HoldRow) -> bool:

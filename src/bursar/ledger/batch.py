@@ -79,6 +79,8 @@ class Needs:
     """Which rows a batch has to load before it can be decided."""
 
     calls: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
+    """Those of the calls that are to end: where the books have no hold of one, it may have been folded away."""
     scopes: set[str] = field(default_factory=set)
     claims: bool = False
     """Whether the claims on the accounts of the scopes are asked for."""
@@ -108,11 +110,13 @@ def needs(operations: list[Operation]) -> Needs:
                 need.claims = True
             case Settle():
                 need.calls.append(op.call_id)
+                need.ends.append(op.call_id)
                 need.scopes.update(op.scopes)
                 need.scopes.update(op.also)
                 need.workers.add(op.worker)
             case Void():
                 need.calls.append(op.call_id)
+                need.ends.append(op.call_id)
                 need.workers.add(op.worker)
             case Adjust():
                 need.calls.append(op.call_id)

@@ -201,6 +201,8 @@ class Books:
     """By scope: its accounts, of each budget the slot that counts now, in the order of `_place`."""
     names: dict[str, Balance] = field(default_factory=dict)
     holds: dict[str, HoldFacts] = field(default_factory=dict)
+    folded: set[str] = field(default_factory=set)
+    """Calls that are to end although they were booked, and their holds folded away, long ago."""
     owners: dict[str, str] = field(default_factory=dict)
     """The owner of every loaded scope that exists."""
     openings: dict[str, list[Instant]] = field(default_factory=dict)

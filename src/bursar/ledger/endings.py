@@ -41,6 +41,8 @@ from bursar.ledger.periods import LIFETIME
 from bursar.money import ensure
 
 _FENCED = "this worker was declared dead; it has to go on under a new identity"
+# Not looked at by an authorize: only a worker that was declared dead could still ask for a call as old as that.
+_FOLDED = "this call was booked and folded away long ago; what the provider billed for it shows in a reconciliation"
 
 
 def settle(books: Books, op: Settle, now: Instant) -> Plan:
@@ -50,6 +52,8 @@ def settle(books: Books, op: Settle, now: Instant) -> Plan:
     actual = None if op.actual is None else _triple(op.actual)
     hold = books.holds.get(op.call_id)
     if hold is None:
+        if op.call_id in books.folded:
+            return Plan(Conflict(op.call_id, _FOLDED))
         return _settle_unknown(books, op, now, None)
     actual = actual or hold.held
     match hold.state:
@@ -163,6 +167,8 @@ def void(books: Books, op: Void, now: Instant) -> Plan:
     if op.worker in books.fenced:
         return Plan(Conflict(op.call_id, _FENCED, fenced=True))
     hold = books.holds.get(op.call_id)
+    if op.call_id in books.folded:
+        return Plan(Conflict(op.call_id, _FOLDED))
     if hold is None:
         # A delayed authorize with this id must not be granted after its caller has given up.
         tomb = HoldFacts(

@@ -16,6 +16,7 @@ from bursar.stores.retention import (
     PAST_ACCOUNTS,
     base_account_rows,
     base_accounts,
+    booked_calls,
     calls_of,
     folded_days,
     is_taken,
@@ -101,6 +102,7 @@ async def _write(connection: Connection, folded: Fold, before: Instant) -> None:
         await connection.execute(SQL["write_folded_days"], *_columns(days))
     gone = [row.call_id for row in folded.ended]
     await connection.execute(SQL["write_base_holds_gone"], gone)
+    await connection.execute(SQL["write_folded_calls"], booked_calls(folded.ended))
     await connection.execute(SQL["write_holds_gone"], gone)
     await connection.execute(SQL["write_entries_gone"], folded.seq)
 

@@ -42,6 +42,9 @@ async def load(connection: Connection, batch: list[Operation], worker: str, now:
         need.scopes |= elsewhere
         loaded = await _load(connection, need, bare, worker, now)
     await _load_past(connection, loaded.books)
+    gone = [call for call in need.ends if call not in loaded.books.holds]
+    if gone:
+        loaded.books.folded.update(row[0] for row in await connection.fetch(SQL["books_folded"], gone))
     return loaded
 
 

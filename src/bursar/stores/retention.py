@@ -57,6 +57,11 @@ def is_taken(row: Sequence[Any] | None, worker: str, now: Instant) -> bool:
     return row is not None and row[0] != worker and now - LEASE < row[1] <= now
 
 
+def booked_calls(holds: Iterable[HoldRow]) -> list[str]:
+    """Give the calls whose holds had a cost: whoever says it once more later is not to have it booked once more."""
+    return [hold.call_id for hold in holds if hold.state != "void"]
+
+
 def folded_days(holds: Iterable[HoldRow]) -> list[DayRow]:
     """Sum what holds were booked at, as `Store.spent_by_day` counts it."""
     sums: dict[tuple[int, str, str], tuple[int, int, int, int]] = {}

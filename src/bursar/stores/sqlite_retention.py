@@ -14,6 +14,7 @@ from bursar.stores.retention import (
     PAST_ACCOUNTS,
     base_account_rows,
     base_accounts,
+    booked_calls,
     calls_of,
     folded_days,
     is_taken,
@@ -145,5 +146,6 @@ def _write(connection: sqlite3.Connection, folded: Fold, before: Instant) -> Non
             connection.execute(SQL["write_base_quarantine_gone"], (model,))
     connection.executemany(SQL["write_base_quarantine"], [(model,) for model in sorted(folded.quarantined)])
     connection.executemany(SQL["write_folded_day"], folded_days(folded.ended))
+    connection.executemany(SQL["write_folded_call"], [(call,) for call in booked_calls(folded.ended)])
     connection.executemany(SQL["write_hold_gone"], gone)
     connection.execute(SQL["write_entries_gone"], (folded.seq,))

@@ -58,6 +58,9 @@ def _load_holds(connection: sqlite3.Connection, need: Needs, books: Books) -> No
         hold = HoldFacts._make(row)
         books.holds[hold.call_id] = hold
         need.scopes.update(scopes_of(hold.accounts))
+    gone = [call for call in need.ends if call not in books.holds]
+    if gone:
+        books.folded.update(row[0] for row in connection.execute(SQL["books_folded"], (encode(gone),)))
 
 
 def missing(books: Books) -> list[list[str]]:

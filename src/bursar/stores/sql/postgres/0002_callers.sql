@@ -1,5 +1,6 @@
 -- beside: 2
--- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, and answers to writes.
+-- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, answers to writes, and
+-- calls that were folded away.
 
 -- JSON: the parents of a run, and the tags that it was opened with. Never changed afterwards.
 ALTER TABLE bursar.scopes ADD COLUMN path text NOT NULL DEFAULT '[]';
@@ -20,3 +21,8 @@ CREATE TABLE bursar.answers (
 );
 
 CREATE INDEX answers_by_age ON bursar.answers (at);
+
+-- Calls that were booked and whose holds were folded away: none of them is booked once more.
+CREATE TABLE bursar.folded_calls (
+    call_id text COLLATE "C" NOT NULL PRIMARY KEY
+);

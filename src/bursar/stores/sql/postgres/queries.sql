@@ -27,6 +27,9 @@ FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (scope, unit, period)
 JOIN bursar.accounts AS a USING (scope, unit, period)
 ORDER BY a.id FOR NO KEY UPDATE OF a;
 
+-- name: books_folded
+SELECT call_id FROM bursar.folded_calls WHERE call_id = ANY ($1::text[]);
+
 -- name: write_scopes
 INSERT INTO bursar.scopes (scope, owner, label, opened_at, path)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]);
@@ -419,6 +422,9 @@ INSERT INTO bursar.folded_days AS f (day, upstream, model, calls, usd, presumed_
 SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
 ON CONFLICT (day, upstream, model) DO UPDATE SET calls = f.calls + excluded.calls, usd = f.usd + excluded.usd,
     presumed_usd = f.presumed_usd + excluded.presumed_usd, tokens = f.tokens + excluded.tokens;
+
+-- name: write_folded_calls
+INSERT INTO bursar.folded_calls (call_id) SELECT * FROM unnest($1::text[]) ON CONFLICT (call_id) DO NOTHING;
 
 -- name: write_holds_gone
 DELETE FROM bursar.holds WHERE call_id = ANY ($1::text[]);

@@ -1,4 +1,5 @@
--- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, and answers to writes.
+-- Who is spending: what a key may do and until when, which accounts pay for a run beside its own, answers to writes, and
+-- calls that were folded away.
 
 -- JSON: the parents of a run, and the tags that it was opened with. Never changed afterwards.
 ALTER TABLE scopes ADD COLUMN path TEXT NOT NULL DEFAULT '[]';
@@ -19,3 +20,8 @@ CREATE TABLE answers (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX answers_by_age ON answers (at);
+
+-- Calls that were booked and whose holds were folded away: none of them is booked once more.
+CREATE TABLE folded_calls (
+    call_id TEXT NOT NULL PRIMARY KEY
+) STRICT, WITHOUT ROWID;

@@ -6,6 +6,9 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
        settled_at, basis, why
 FROM holds WHERE call_id IN (SELECT value FROM json_each(?1));
 
+-- name: books_folded
+SELECT call_id FROM folded_calls WHERE call_id IN (SELECT value FROM json_each(?1));
+
 -- name: books_orphans
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
@@ -263,6 +266,9 @@ INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET 
 INSERT INTO folded_days (day, upstream, model, calls, usd, presumed_usd, tokens) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 ON CONFLICT (day, upstream, model) DO UPDATE SET calls = calls + excluded.calls, usd = usd + excluded.usd,
     presumed_usd = presumed_usd + excluded.presumed_usd, tokens = tokens + excluded.tokens;
+
+-- name: write_folded_call
+INSERT INTO folded_calls (call_id) VALUES (?1) ON CONFLICT (call_id) DO NOTHING;
 
 -- name: write_entries_gone
 DELETE FROM entries WHERE seq <= ?1;
