@@ -372,7 +372,7 @@ def gemini_usage(draw: st.DrawFn, side: Side, call: Call, input_tokens: int, out
         "thoughtsTokenCount": thoughts,
         "totalTokenCount": input_tokens + output,
     }
-    if not side.seen and "application/pdf" not in json.dumps(side.body):
+    if not side.seen and "application/pdf" not in json.dumps(side.body) and draw(st.booleans()):
         audio, cached_audio = draw(st.integers(0, prompt)), draw(st.integers(0, read))
         usage["promptTokensDetails"] = [{"modality": "AUDIO", "tokenCount": audio + cached_audio}]
         usage["cacheTokensDetails"] = [{"modality": "AUDIO", "tokenCount": cached_audio}]

@@ -28,6 +28,7 @@ _TIERS = {
     "ON_DEMAND_FLEX": "flex",
 }
 _UNSAID = (None, "", "TRAFFIC_TYPE_UNSPECIFIED")
+_SILENT = ("TEXT", "IMAGE", "VIDEO", "DOCUMENT")
 _NO_FINISH = (None, "", "FINISH_REASON_UNSPECIFIED")
 
 
@@ -39,15 +40,14 @@ def meter_of(call: Call, status: int, content_type: str) -> Meter:
         return _ChunkMeter(ChunkTally(call), end=b"")
     if call.stream:
         return ArrayMeter(ChunkTally(call))
-    return JsonMeter(lambda reply: usage_of(reply, call.service_tier))
+    return JsonMeter(lambda reply: usage_of(reply, call))
 
 
 class ChunkTally:
     """Keeps the last usage, and knows whether the stream has come to its end."""
 
     def __init__(self, call: Call) -> None:
-        self._tier = call.service_tier
-        self._choices = call.output.choices
+        self._call = call
         self._finished: set[object] = set()
         self._is_blocked = False
         self._is_due = False
@@ -78,10 +78,10 @@ class ChunkTally:
         """Give the usage of the whole stream; raises UntrustedError."""
         if self._paid_work:
             raise UntrustedError(_PAID_WORK)
-        is_done = self._is_blocked or len(self._finished) >= self._choices
+        is_done = self._is_blocked or len(self._finished) >= self._call.output.choices
         if self._reply is None or self._is_due or not is_done:
             raise UntrustedError("the stream ended before its end")
-        return usage_of(self._reply, self._tier)
+        return usage_of(self._reply, self._call)
 
 
 class _ChunkMeter(EventMeter):
@@ -118,8 +118,8 @@ class ArrayMeter:
             return b"", Unmetered(str(error))
 
 
-def usage_of(reply: dict[str, object], asked_tier: str) -> Usage:
-    """Give the usage of a whole reply; raises UntrustedError."""
+def usage_of(reply: dict[str, object], call: Call) -> Usage:
+    """Give the usage of a whole reply to this call; raises UntrustedError."""
     candidates = reply.get("candidates")
     if any(map(_is_paid_work, candidates if isinstance(candidates, list) else ())):
         raise UntrustedError(_PAID_WORK)
@@ -136,22 +136,34 @@ def usage_of(reply: dict[str, object], asked_tier: str) -> Usage:
         raise UntrustedError("the usage contradicts itself: more cached tokens than input")
     if set(_by_modality(usage, "candidatesTokensDetails")) - {"TEXT"}:
         raise UntrustedError("the reply is not text alone, and the rest is billed at rates that are not held")
-    audio = _by_modality(usage, "promptTokensDetails").get("AUDIO", 0)
-    cached_audio = _by_modality(usage, "cacheTokensDetails").get("AUDIO", 0)
-    if not cached_audio <= audio <= given or cached_audio > cached or audio - cached_audio > given - cached:
-        raise UntrustedError("the usage contradicts itself: more audio than input")
+    audio, cached_audio = _audio(usage, given, cached, call)
     return Usage(
         input_tokens=given - cached,
         output_tokens=made,
         cache_read_tokens=cached,
-        audio_input_tokens=audio - cached_audio,
+        audio_input_tokens=audio,
         audio_cache_read_tokens=cached_audio,
-        service_tier=_tier(usage, asked_tier),
+        service_tier=_tier(usage, call.service_tier),
         model=reported_model(reply.get("modelVersion")),
     )
 
 
 _PAID_WORK = "a tool on the provider's side was used, and its fee is not in the usage"
+
+
+def _audio(usage: dict[str, object], given: int, cached: int, call: Call) -> tuple[int, int]:
+    """Give the audio in the fresh and in the cached input; raises UntrustedError."""
+    kinds = _by_modality(usage, "promptTokensDetails")
+    audio, cached_audio = kinds.get("AUDIO", 0), _by_modality(usage, "cacheTokensDetails").get("AUDIO", 0)
+    fresh_audio, fresh = audio - cached_audio, given - cached
+    if not cached_audio <= audio <= given or cached_audio > cached or fresh_audio > fresh:
+        raise UntrustedError("the usage contradicts itself: more audio than input")
+    if not call.input.audio:
+        return fresh_audio, cached_audio
+    # Audio went in, and of this input the reply does not say what it was: so it was audio.
+    unsaid = max(given - audio - sum(kinds.get(kind, 0) for kind in _SILENT), 0)
+    more = min(unsaid, fresh - fresh_audio)
+    return fresh_audio + more, min(cached_audio + unsaid - more, cached)
 
 
 def _is_paid_work(candidate: object) -> bool:
