@@ -87,6 +87,13 @@ def test_claude_on_bedrock_costs_what_its_maker_asks_and_the_zone_on_top(name: s
     assert (card.model, card.family) == (name, Family.CLAUDE)
 
 
+def test_a_name_that_says_its_maker_costs_what_the_seller_asks_on_top_too() -> None:
+    book = a_book("bedrock", deployments={"prod": "anthropic:claude-sonnet-4-5"})
+    for name in ("prod", "anthropic:claude-sonnet-4-5"):
+        card = priced(book, name)
+        assert (card.model, rates(card)) == (name, (3_300_000, 16_500_000))
+
+
 @pytest.mark.parametrize("name", ["amazon.nova-pro-v1:0", "claude-sonnet-4-5", "x.y.anthropic.claude-opus-5"])
 def test_other_names_of_bedrock_are_refused(name: str) -> None:
     assert "names the models" in refused(a_book("bedrock"), name)

@@ -56,7 +56,8 @@ def resold_card(
     seller = SELLERS[seller_id]
     maker, colon, of_maker = name.partition(":")
     if colon and maker in seller.lists:
-        return listed_card(maker, of_maker, now, limits, providers, source, horizon)
+        card = listed_card(maker, of_maker, now, limits, providers, source, horizon)
+        return surcharged(replace(card, model=name), seller.percent)
     found = seller.name.fullmatch(name)
     if found is None:
         raise DoubtError(f"{seller_id} names the models that bursar can price there in another way")
