@@ -141,10 +141,15 @@ class MemoryStore:
     async def accounts(self, scope: str | None = None) -> tuple[Account, ...]:
         return tuple(b.account() for b in self.books.names.values() if scope is None or b.scope == scope)
 
-    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]:
+    async def runs(self, limit_rows: int = 100, after: str = "") -> tuple[RunRow, ...]:
         raise NotImplementedError
 
-    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]:
+    async def run(self, run: str) -> RunRow | None:
+        raise NotImplementedError
+
+    async def holds(
+        self, state: HoldState | None = None, limit_rows: int = 1000, after: str = ""
+    ) -> tuple[HoldRow, ...]:
         rows = [hold_row(hold) for hold in self.books.holds.values()]
         return tuple(row for row in rows if state is None or row.state is state)[:limit_rows]
 

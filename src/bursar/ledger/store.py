@@ -13,6 +13,10 @@ DAY = 86_400 * SECOND
 KEEP_DAYS_MIN = 2
 """A call lasts at most a day, and what it did cost may come late: nothing younger is folded away."""
 KEEP_DAYS_MAX = 36_500
+ANSWER_KEPT = DAY
+"""How long a write that is sent again is known."""
+ANSWER_PENDING = 60 * SECOND
+"""How long one that never ended keeps its name."""
 LEASE = 10 * SECOND
 """How long one worker that folds keeps the others from it after its last step."""
 
@@ -89,6 +93,17 @@ class RunRow:
     accounts: tuple[Account, ...]
     calls_open: int
     calls_refused: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What was answered to a write that carried a name of its own."""
+
+    request: str
+    """The digest of the request, by which another one of the same name is known."""
+    status: int
+    """0 while the write is being done."""
+    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +216,18 @@ class Store(Protocol):
         """Give all accounts, or those of one scope."""
         ...
 
-    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]:
-        """Give the newest runs."""
+    async def runs(self, limit_rows: int = 100, after: str = "") -> tuple[RunRow, ...]:
+        """Give the newest runs, or those that come after the run of this name."""
         ...
 
-    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]:
-        """Give the newest holds, or the newest in one state."""
+    async def run(self, run: str) -> RunRow | None:
+        """Give one run."""
+        ...
+
+    async def holds(
+        self, state: HoldState | None = None, limit_rows: int = 1000, after: str = ""
+    ) -> tuple[HoldRow, ...]:
+        """Give the newest holds, or the newest in one state, or those that come after the hold of this call."""
         ...
 
     async def hold(self, call_id: str) -> HoldRow | None:
@@ -271,6 +292,21 @@ class Store(Protocol):
 
         A key of this digest is overwritten, but stays revoked where it was.
         """
+        ...
+
+    async def recall(self, name: str, request: str) -> Said | None:
+        """Give what was said to a write under this name; where nothing was, claim the name and give None.
+
+        Whoever claims a name remembers the answer, or forgets the claim; one that is left so is free after a while.
+        """
+        ...
+
+    async def remember(self, name: str, status: int, body: str) -> None:
+        """Keep the answer of a write that has claimed the name."""
+        ...
+
+    async def forget(self, name: str) -> None:
+        """Give up a claim: nothing was written."""
         ...
 
     async def patterns(self) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ from bursar.money import ensure
 from bursar.stores import marker as markers
 from bursar.stores import postgres_reads as reads
 from bursar.stores.marker import Marker
-from bursar.stores.migrate import Migration, SchemaError, is_up_to_date, migrate_postgres, migrations
+from bursar.stores.migrate import Migration, SchemaError, has_ledger_there, is_up_to_date, migrate_postgres, migrations
+from bursar.stores.postgres_answers import PostgresAnswers
 from bursar.stores.postgres_link import (
     NO_URL,
     OUTAGES,
@@ -68,7 +69,7 @@ ADVICE = (
 )
 
 
-class PostgresStore:
+class PostgresStore(PostgresAnswers):
     """One PostgreSQL ledger as one worker process sees it; see `bursar.ledger.store.Store` for the contract."""
 
     def __init__(
@@ -393,13 +394,19 @@ class PostgresStore:
         """Give all accounts, or those of one scope."""
         return await self._read(lambda connection: reads.accounts(connection, None if scope is None else [scope]))
 
-    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]:
-        """Give the newest runs."""
-        return await self._read(lambda connection: reads.runs(connection, limit_rows))
+    async def runs(self, limit_rows: int = 100, after: str = "") -> tuple[RunRow, ...]:
+        """Give the newest runs, or those that come after one."""
+        return await self._read(lambda connection: reads.runs(connection, limit_rows, after))
 
-    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]:
-        """Give the newest holds, or the newest in one state."""
-        return await self._read(lambda connection: reads.holds(connection, state, limit_rows))
+    async def run(self, run: str) -> RunRow | None:
+        """Give one run."""
+        return await self._read(lambda connection: reads.run(connection, run))
+
+    async def holds(
+        self, state: HoldState | None = None, limit_rows: int = 1000, after: str = ""
+    ) -> tuple[HoldRow, ...]:
+        """Give the newest holds, or the newest in one state, or those that come after one."""
+        return await self._read(lambda connection: reads.holds(connection, state, limit_rows, after))
 
     async def hold(self, call_id: str) -> HoldRow | None:
         """Give one hold."""

@@ -168,9 +168,20 @@ async def accounts(connection: Connection, scopes: list[str] | None) -> tuple[Ac
     return tuple(Balance(*row).account() for row in rows)
 
 
-async def runs(connection: Connection, limit_rows: int) -> tuple[RunRow, ...]:
-    """Give the newest runs with their accounts."""
-    found = await connection.fetch(SQL["read_runs"], limit_rows)
+async def runs(connection: Connection, limit_rows: int, after: str) -> tuple[RunRow, ...]:
+    """Give the newest runs with their accounts, or those that come after one."""
+    if after:
+        return await _runs(connection, await connection.fetch(SQL["read_runs_after"], limit_rows, f"run:{after}"))
+    return await _runs(connection, await connection.fetch(SQL["read_runs"], limit_rows))
+
+
+async def run(connection: Connection, name: str) -> RunRow | None:
+    """Give one run with its accounts."""
+    found = await _runs(connection, await connection.fetch(SQL["read_run"], f"run:{name}"))
+    return found[0] if found else None
+
+
+async def _runs(connection: Connection, found: Sequence[Sequence[Any]]) -> tuple[RunRow, ...]:
     of: dict[str, list[Account]] = {row[0]: [] for row in found}
     for account in await accounts(connection, list(of)):
         of[account.scope].append(account)
@@ -184,9 +195,12 @@ def _run(row: Sequence[Any], accounts: tuple[Account, ...]) -> RunRow:
     return RunRow(scope.removeprefix("run:"), owner, label, Instant(opened_at), accounts, calls_open, refused)
 
 
-async def holds(connection: Connection, state: HoldState | None, limit_rows: int) -> tuple[HoldRow, ...]:
-    """Give the newest holds, or the newest in one state."""
-    if state is None:
+async def holds(connection: Connection, state: HoldState | None, limit_rows: int, after: str) -> tuple[HoldRow, ...]:
+    """Give the newest holds, or the newest in one state, or those that come after one."""
+    if after:
+        of = state.value if state else ""
+        rows = await connection.fetch(SQL["read_holds_before"], limit_rows, after, of)
+    elif state is None:
         rows = await connection.fetch(SQL["read_holds"], limit_rows)
     elif state is HoldState.OPEN:
         rows = await connection.fetch(SQL["read_open_holds"], limit_rows)

@@ -32,6 +32,7 @@ from bursar.ledger.store import (
 )
 from bursar.money import ensure
 from bursar.stores.liveness import FileLock, is_dead
+from bursar.stores.sqlite_answers import SqliteAnswers
 from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
 from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect
@@ -44,7 +45,7 @@ PAGE_ROWS = 1000
 """Entries are read in pages, so that no reader keeps the log from being folded back."""
 
 
-class SqliteStore:
+class SqliteStore(SqliteAnswers):
     """One ledger file as one worker process sees it; see `bursar.ledger.store.Store` for the contract."""
 
     def __init__(
@@ -247,13 +248,21 @@ class SqliteStore:
         """Give all accounts, or those of one scope."""
         return await self._read(lambda connection: _accounts(connection, scope))
 
-    async def runs(self, limit_rows: int = 100) -> tuple[RunRow, ...]:
-        """Give the newest runs."""
-        return await self._read(lambda connection: _runs(connection, limit_rows))
+    async def runs(self, limit_rows: int = 100, after: str = "") -> tuple[RunRow, ...]:
+        """Give the newest runs, or those that come after one."""
+        query, more = ("read_runs_after", (f"run:{after}",)) if after else ("read_runs", ())
+        return await self._read(lambda connection: _runs(connection, query, (limit_rows, *more)))
 
-    async def holds(self, state: HoldState | None = None, limit_rows: int = 1000) -> tuple[HoldRow, ...]:
-        """Give the newest holds, or the newest in one state."""
-        return await self._read(lambda connection: _holds(connection, state, limit_rows))
+    async def run(self, run: str) -> RunRow | None:
+        """Give one run."""
+        found = await self._read(lambda connection: _runs(connection, "read_run", (f"run:{run}",)))
+        return found[0] if found else None
+
+    async def holds(
+        self, state: HoldState | None = None, limit_rows: int = 1000, after: str = ""
+    ) -> tuple[HoldRow, ...]:
+        """Give the newest holds, or the newest in one state, or those that come after one."""
+        return await self._read(lambda connection: _holds(connection, state, limit_rows, after))
 
     async def hold(self, call_id: str) -> HoldRow | None:
         """Give one hold."""
@@ -397,9 +406,9 @@ def _accounts(connection: sqlite3.Connection, scope: str | None) -> tuple[Accoun
     return tuple(Balance(*row).account() for row in rows)
 
 
-def _runs(connection: sqlite3.Connection, limit_rows: int) -> tuple[RunRow, ...]:
+def _runs(connection: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> tuple[RunRow, ...]:
     runs = []
-    for scope, owner, label, opened_at, refused in connection.execute(SQL["read_runs"], (limit_rows,)).fetchall():
+    for scope, owner, label, opened_at, refused in connection.execute(SQL[query], arguments).fetchall():
         accounts = _accounts(connection, scope)
         # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
         calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
@@ -408,8 +417,10 @@ def _runs(connection: sqlite3.Connection, limit_rows: int) -> tuple[RunRow, ...]
     return tuple(runs)
 
 
-def _holds(connection: sqlite3.Connection, state: HoldState | None, limit_rows: int) -> tuple[HoldRow, ...]:
-    if state is None:
+def _holds(connection: sqlite3.Connection, state: HoldState | None, limit_rows: int, after: str) -> tuple[HoldRow, ...]:
+    if after:
+        rows = connection.execute(SQL["read_holds_before"], (limit_rows, after, state.value if state else ""))
+    elif state is None:
         rows = connection.execute(SQL["read_holds"], (limit_rows,))
     elif state is HoldState.OPEN:
         rows = connection.execute(SQL["read_open_holds"], (limit_rows,))

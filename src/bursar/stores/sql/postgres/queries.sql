@@ -167,6 +167,22 @@ UPDATE bursar.keys SET revoked_at = $1 WHERE digest = $2 AND revoked_at IS NULL 
 -- name: revoke_keys
 UPDATE bursar.keys SET revoked_at = $1 WHERE name = $2 AND revoked_at IS NULL RETURNING digest;
 
+-- name: write_answer_claimed
+INSERT INTO bursar.answers (name, request, status, body, at) VALUES ($1, $2, 0, '', $3)
+ON CONFLICT (name) DO NOTHING RETURNING name;
+
+-- name: read_answer
+SELECT request, status, body FROM bursar.answers WHERE name = $1;
+
+-- name: write_answer
+UPDATE bursar.answers SET status = $2, body = $3 WHERE name = $1 AND status = 0;
+
+-- name: write_answer_gone
+DELETE FROM bursar.answers WHERE name = $1 AND status = 0;
+
+-- name: write_old_answers_gone
+DELETE FROM bursar.answers WHERE at < $1 OR (status = 0 AND at < $2);
+
 -- name: clock
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
 
@@ -253,6 +269,15 @@ FROM bursar.accounts WHERE scope = ANY ($1::text[]) AND counts ORDER BY scope, i
 SELECT scope, owner, label, opened_at, calls_refused FROM bursar.scopes WHERE scope LIKE 'run:%'
 ORDER BY opened_at DESC, scope LIMIT $1;
 
+-- name: read_runs_after
+SELECT r.scope, r.owner, r.label, r.opened_at, r.calls_refused
+FROM bursar.scopes AS last JOIN bursar.scopes AS r ON (r.opened_at, last.scope) < (last.opened_at, r.scope)
+WHERE last.scope = $2 AND r.scope LIKE 'run:%'
+ORDER BY r.opened_at DESC, r.scope LIMIT $1;
+
+-- name: read_run
+SELECT scope, owner, label, opened_at, calls_refused FROM bursar.scopes WHERE scope = $1;
+
 -- name: read_hold
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
@@ -264,6 +289,13 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
        settled_at, basis, why
 FROM bursar.holds ORDER BY id DESC LIMIT $1;
+
+-- name: read_holds_before
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM bursar.holds WHERE id < (SELECT id FROM bursar.holds WHERE call_id = $2) AND ($3 = '' OR state = $3)
+ORDER BY id DESC LIMIT $1;
 
 -- name: read_open_holds
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
@@ -505,7 +537,7 @@ BEGIN
     GRANT SELECT ON ALL TABLES IN SCHEMA bursar TO bursar_gateway;
     GRANT INSERT ON bursar.entries, bursar.holds, bursar.accounts, bursar.scopes, bursar.workers, bursar.keys,
         bursar.claims, bursar.quarantine, bursar.declarations, bursar.answers TO bursar_gateway;
-    GRANT DELETE ON bursar.answers TO bursar_gateway;
+    GRANT UPDATE (status, body), DELETE ON bursar.answers TO bursar_gateway;
     GRANT UPDATE (declared, at) ON bursar.declarations TO bursar_gateway;
     GRANT UPDATE (cap, ceiling, held, captured, overrun, state, counts) ON bursar.accounts TO bursar_gateway;
     GRANT UPDATE (state, accounts, captured_usd, captured_calls, captured_tokens, overrun_usd, overrun_calls,

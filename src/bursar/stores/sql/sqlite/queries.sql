@@ -127,6 +127,21 @@ UPDATE keys SET revoked_at = ?1 WHERE digest = ?2 AND revoked_at IS NULL;
 -- name: revoke_keys
 UPDATE keys SET revoked_at = ?1 WHERE name = ?2 AND revoked_at IS NULL;
 
+-- name: write_answer_claimed
+INSERT INTO answers (name, request, status, body, at) VALUES (?1, ?2, 0, '', ?3) ON CONFLICT (name) DO NOTHING;
+
+-- name: read_answer
+SELECT request, status, body FROM answers WHERE name = ?1;
+
+-- name: write_answer
+UPDATE answers SET status = ?2, body = ?3 WHERE name = ?1 AND status = 0;
+
+-- name: write_answer_gone
+DELETE FROM answers WHERE name = ?1 AND status = 0;
+
+-- name: write_old_answers_gone
+DELETE FROM answers WHERE at < ?1 OR (status = 0 AND at < ?2);
+
 -- name: write_meta
 INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING;
 
@@ -155,6 +170,15 @@ FROM accounts WHERE scope = ?1 AND counts = 1 ORDER BY id;
 SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope GLOB 'run:*'
 ORDER BY opened_at DESC, scope LIMIT ?1;
 
+-- name: read_runs_after
+SELECT r.scope, r.owner, r.label, r.opened_at, r.calls_refused
+FROM scopes AS last JOIN scopes AS r ON (r.opened_at, last.scope) < (last.opened_at, r.scope)
+WHERE last.scope = ?2 AND r.scope GLOB 'run:*'
+ORDER BY r.opened_at DESC, r.scope LIMIT ?1;
+
+-- name: read_run
+SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope = ?1;
+
 -- name: read_hold
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
@@ -166,6 +190,12 @@ SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, capt
        captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
        settled_at, basis, why
 FROM holds ORDER BY id DESC LIMIT ?1;
+
+-- name: read_holds_before
+SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
+       captured_tokens, overrun_usd, overrun_calls, overrun_tokens, output_tokens, model, upstream, opened_at,
+       settled_at, basis, why
+FROM holds WHERE id < (SELECT id FROM holds WHERE call_id = ?2) AND (?3 = '' OR state = ?3) ORDER BY id DESC LIMIT ?1;
 
 -- name: read_open_holds
 SELECT call_id, worker, state, accounts, held_usd, held_calls, held_tokens, captured_usd, captured_calls,
