@@ -33,7 +33,7 @@ from bursar.money import ensure
 from bursar.stores import marker as markers
 from bursar.stores import postgres_reads as reads
 from bursar.stores.marker import Marker
-from bursar.stores.migrate import Migration, SchemaError, has_ledger_there, is_up_to_date, migrate_postgres, migrations
+from bursar.stores.migrate import Migration, SchemaError, is_up_to_date, migrate_postgres, migrations
 from bursar.stores.postgres_answers import PostgresAnswers
 from bursar.stores.postgres_link import (
     NO_URL,
