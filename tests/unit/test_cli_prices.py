@@ -239,6 +239,13 @@ def test_a_stored_book_that_is_broken_stops_everything_that_needs_prices_and_can
     assert call(ledger, "show", "gpt-4.1").exit_code == 0
 
 
+def test_a_check_does_not_say_ok_where_the_stored_book_is_broken(ledger: Path) -> None:
+    place(f"sqlite:///{ledger}").write_bytes(b"{broken")
+    done = call(ledger, "check", "gpt-4.1-mini")
+    assert done.exit_code != 0
+    assert "the stored price book" in done.output
+
+
 def test_the_gateway_prices_with_the_stored_book_and_does_not_start_with_a_broken_one(ledger: Path) -> None:
     settings = Settings(ledger=LedgerSettings(url=f"sqlite:///{ledger}"))
     now = SystemClock().now()

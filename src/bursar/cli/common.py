@@ -187,6 +187,11 @@ def without_password(url: str) -> str:
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1***", re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", url))
 
 
+def signed_usd(nanodollars: int) -> str:
+    """Give an amount that may be negative, such as a difference."""
+    return f"-{usd(-nanodollars)}" if nanodollars < 0 else usd(nanodollars)
+
+
 def usd(nanodollars: int | None) -> str:
     """Give an amount of nanodollars in USD; None is no limit."""
     from bursar.money import Money

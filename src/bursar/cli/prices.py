@@ -56,7 +56,7 @@ def show(model: str, upstream: str | None, config: Path | None, ledger: str | No
     from bursar.pricing.show import facts, schedule
 
     settings = settings_for(config, ledger)
-    book, now = _book(settings), _now()
+    book, now = book_of(settings), _now()
     found = [
         (name, facts(card), schedule(book, name, model, now)) for name, card in priced(settings, model, upstream, book)
     ]
@@ -98,7 +98,7 @@ def list_(
     from bursar.pricing.rates import Card
 
     settings = settings_for(config, ledger)
-    book, now = _book(settings), _now()
+    book, now = book_of(settings), _now()
     cards = [(name, card) for name in _upstreams(settings, upstream) for card in book.models(name, now)]
     cards = [(name, card) for name, card in cards if fnmatch.fnmatchcase(card.model.lower(), like.lower())]
     if below is not None:
@@ -118,7 +118,8 @@ for command in (check, quarantine, clear, update):
 # ---- the book and the books -----------------------------------------------------------------------------------------
 
 
-def _book(settings: Settings) -> Book:
+def book_of(settings: Settings) -> Book:
+    """Give the loaded book that prices the calls; raises FailedError where the stored one is broken."""
     from bursar.edge.wiring import price_book
     from bursar.pricing.newer import WrongBookError
 
@@ -150,7 +151,7 @@ def priced(
     """Give the card of every upstream that prices the model; raises FailedError when none does."""
     from bursar.pricing.rates import Card
 
-    book, now = book or _book(settings), _now()
+    book, now = book or book_of(settings), _now()
     answers = [(name, book.card(name, model, now)) for name in _upstreams(settings, upstream)]
     cards = [(name, card) for name, card in answers if isinstance(card, Card)]
     if not cards:

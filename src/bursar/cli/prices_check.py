@@ -19,6 +19,7 @@ from bursar.cli.common import (
     at,
     books_options,
     existing_books,
+    ledger_errors,
     run_async,
     settings_for,
     show_json,
@@ -28,6 +29,7 @@ from bursar.cli.common import (
 
 if TYPE_CHECKING:
     from bursar.ledger.store import QuarantineRow
+    from bursar.pricing.book import Book
     from bursar.pricing.second import Comparison, SecondList
     from bursar.settings import Settings
 
@@ -116,8 +118,11 @@ def clear(model: str, config: Path | None, ledger: str | None, as_json: bool) ->
 
 
 def _check_models(settings: Settings, models: tuple[str, ...], as_json: bool) -> None:
+    from bursar.cli.prices import book_of
+
+    book = book_of(settings)
     quarantined = {row.model: row for row in run_async(_quarantined(settings))}
-    answers = [(model, _why_not(settings, model, quarantined)) for model in models]
+    answers = [(model, _why_not(settings, model, book, quarantined)) for model in models]
     if as_json:
         show_json([{"model": model, "ok": not why, "why": why} for model, why in answers])
     else:
@@ -126,14 +131,14 @@ def _check_models(settings: Settings, models: tuple[str, ...], as_json: bool) ->
         sys.exit(NOT_PRICED)
 
 
-def _why_not(settings: Settings, model: str, quarantined: Mapping[str, QuarantineRow]) -> str:
+def _why_not(settings: Settings, model: str, book: Book, quarantined: Mapping[str, QuarantineRow]) -> str:
     from bursar.cli.prices import priced
 
     if model in quarantined:
         why = _figures(quarantined[model])
         return f"in quarantine: {why}; `bursar prices clear {model}` lets it through again"
     try:
-        list(priced(settings, model, None))
+        list(priced(settings, model, None, book))
     except FailedError as error:
         return error.message.partition("\n")[2].partition("\n")[0]
     return ""
@@ -149,11 +154,11 @@ def _figures(row: QuarantineRow) -> str:
 
 
 async def _quarantined(settings: Settings) -> tuple[QuarantineRow, ...]:
-    from bursar.settings import SQLITE_PREFIX
+    from bursar.stores import is_there
 
-    path = settings.ledger.url.removeprefix(SQLITE_PREFIX)
-    if path != settings.ledger.url and not Path(path).exists():  # noqa: ASYNC240 - nothing else runs
-        return ()  # nothing was ever called, so nothing ever cost too much
+    with ledger_errors(settings):
+        if not await is_there(settings.ledger.url):
+            return ()  # nothing was ever called, so nothing ever cost too much
     async with existing_books(settings) as store:
         return await store.quarantined()
 

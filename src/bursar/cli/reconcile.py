@@ -24,6 +24,7 @@ from bursar.cli.common import (
     run_async,
     settings_for,
     show_table,
+    signed_usd,
     usd,
 )
 
@@ -152,7 +153,7 @@ def reconcile(
     }
     settings = settings_for(config, ledger)
     days = Days(_day(first), _day(last), datetime.datetime.now(datetime.UTC).date())
-    found = run_async(sections(settings, sources, accounts, days))
+    found = run_async(sections(settings, sources, accounts, days, keeps=posts))
     posted = run_async(_post(settings, found)) if posts else None
     if json_file is not None:
         json.dump([_section_facts(section) for section in found], json_file, indent=2)
@@ -179,9 +180,9 @@ def _day(given: str | None) -> datetime.date | None:
 
 
 async def sections(
-    settings: Settings, sources: Mapping[str, str], accounts: Mapping[str, Account], days: Days
+    settings: Settings, sources: Mapping[str, str], accounts: Mapping[str, Account], days: Days, *, keeps: bool
 ) -> list[Section]:
-    """Read every report and compare it with the ledger; raises FailedError."""
+    """Read every report and compare it with the ledger; `keeps` wants every call in the books. Raises FailedError."""
     from bursar.cli.bills.reports import KINDS, ReportError, read_report
 
     found = []
@@ -195,7 +196,7 @@ async def sections(
         except ReportError as error:
             raise FailedError(f"the {name} report of {source}: {error}") from None
         digest = hashlib.sha256(text.encode()).hexdigest()
-        found.append(Section(kind, digest, await _lines(settings, report, account, asked)))
+        found.append(Section(kind, digest, await _lines(settings, report, account, asked, keeps)))
     return found
 
 
@@ -232,19 +233,20 @@ async def _text(settings: Settings, kind: Kind, source: str, account: Account, d
 # ---- comparing ------------------------------------------------------------------------------------------------------
 
 
-async def _lines(settings: Settings, report: Report, account: Account, days: Days) -> list[Line]:
+async def _lines(settings: Settings, report: Report, account: Account, days: Days, keeps: bool) -> list[Line]:
     from bursar.cli.bills.compare import compare, day_number
 
     chosen = days.of(report)
     async with existing_books(settings) as store:
-        await _ensure_kept(store, min(chosen))
+        if keeps:
+            await _ensure_kept(store, min(chosen))
         spent = await store.spent_by_day(day_number(min(chosen)), day_number(max(chosen)))
     ours = [row for row in spent if row.upstream in account.upstreams]
     return compare(report, ours, chosen, _price(settings, account.upstreams[0]))
 
 
 async def _ensure_kept(store: Store, first: datetime.date) -> None:
-    """Refuse days whose calls were folded away: their sums would be too low, and nobody would see why."""
+    """Refuse to post days of which calls were folded away: what was posted for them may be folded away as well."""
     from bursar.cli.bills.compare import EPOCH
     from bursar.clock import SECOND
 
@@ -252,7 +254,7 @@ async def _ensure_kept(store: Store, first: datetime.date) -> None:
         oldest = EPOCH + datetime.timedelta(seconds=entry.at // SECOND)
         if entry.seq > 1 and first <= oldest:
             after = oldest + datetime.timedelta(days=1)
-            raise FailedError(f"the calls of {first} were folded away; compare from {after} on (--from {after})")
+            raise FailedError(f"calls of {first} were folded away; post from {after} on (--from {after})")
         return
 
 
@@ -323,8 +325,8 @@ def _show(section: Section, tolerance: int) -> None:
             str(line.calls),
             usd(line.ledger_usd),
             usd(line.presumed_usd),
-            "?" if line.provider_usd is None else _signed(line.provider_usd),
-            "not priced" if line.difference is None else _signed(line.difference),
+            "?" if line.provider_usd is None else signed_usd(line.provider_usd),
+            "not known" if line.difference is None else signed_usd(line.difference),
             "*" if differs(line, tolerance) else "",
         )
         for line in section.lines
@@ -334,11 +336,7 @@ def _show(section: Section, tolerance: int) -> None:
     days = by_day(section.lines)
     most = max((abs(theirs - ours) for ours, theirs in days.values()), default=0)
     for day, (ours, theirs) in days.items():
-        click.echo(f"{day}  {bar(theirs - ours, most)} {_signed(theirs - ours)}")
-
-
-def _signed(nanodollars: int) -> str:
-    return f"-{usd(-nanodollars)}" if nanodollars < 0 else usd(nanodollars)
+        click.echo(f"{day}  {bar(theirs - ours, most)} {signed_usd(theirs - ours)}")
 
 
 def _section_facts(section: Section) -> dict[str, object]:

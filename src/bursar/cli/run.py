@@ -173,7 +173,8 @@ async def _run(plan: Plan) -> Receipt:
     began = time.monotonic()
     provider_keys = plan.settings.provider_keys(os.environ)
     _warn_without_keys(plan.settings, provider_keys)
-    warn_of_old_prices(plan.settings)
+    if not plan.quiet:
+        warn_of_old_prices(plan.settings)
     # It listens from here on: a command that is quicker than the gateway waits a moment instead of failing.
     sockets = listen(LOOPBACK, 0, plan.settings.server.backlog_max)
     async with open_books(plan.settings) as store:

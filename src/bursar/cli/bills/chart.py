@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 
 from bursar.cli.bills.compare import Line
+from bursar.cli.common import signed_usd
 
 BAR_CHARACTERS = 20
 WIDTH, ROW, LABEL = 960, 26, 190
@@ -57,18 +58,12 @@ def _row(top: int, day: str, ours: int, theirs: int, most: int) -> list[str]:
     return [
         f'<text x="10" y="{top + 14}">{day}</text>',
         f'<rect x="{LABEL - 80}" y="{top}" width="{_width(ours, most, room)}" height="{thin}" fill="{LEDGER}">'
-        f"<title>ledger {_usd(ours)}</title></rect>",
+        f"<title>ledger {signed_usd(ours)}</title></rect>",
         f'<rect x="{LABEL - 80}" y="{top + thin}" width="{_width(theirs, most, room)}" height="{thin}" '
-        f'fill="{colour}"><title>provider {_usd(theirs)}</title></rect>',
-        f'<text x="{end}" y="{top + 14}" fill="{colour}">{_usd(theirs - ours)}</text>',
+        f'fill="{colour}"><title>provider {signed_usd(theirs)}</title></rect>',
+        f'<text x="{end}" y="{top + 14}" fill="{colour}">{signed_usd(theirs - ours)}</text>',
     ]
 
 
 def _width(amount: int, most: int, room: int) -> int:
     return max(0, amount) * room // most if most else 0
-
-
-def _usd(nanodollars: int) -> str:
-    sign = "-" if nanodollars < 0 else ""
-    dollars, rest = divmod(abs(nanodollars), 10**9)
-    return f"{sign}${dollars}.{rest:09d}"

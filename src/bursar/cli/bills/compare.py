@@ -27,7 +27,7 @@ class Line:
     presumed_usd: int
     ledger_tokens: int
     provider_usd: int | None
-    """None where the provider says tokens and the price book has no price for them."""
+    """None where the report does not say: no price for its tokens, or calls that it is not about."""
     provider_tokens: int | None
     """None where the provider says amounts only."""
 
@@ -41,10 +41,13 @@ def compare(report: Report, spent: Iterable[SpentRow], days: frozenset[datetime.
     """Give a line for every day and model that either side knows, on these days, in their order."""
     ours = _ours(spent, days)
     theirs = _theirs(report, days, price)
+    # OpenAI's usage of completions says nothing of embeddings and other calls, so what is not in it is not known.
+    is_part = report.kind == "openai-usage"
+    nothing = (None if is_part else Decimal(0), None if is_part or report.kind.endswith("costs") else 0)
     lines = []
     for day, model in sorted(ours.keys() | theirs.keys()):
         calls, usd, presumed, tokens = ours.get((day, model), (0, 0, 0, 0))
-        billed, counted = theirs.get((day, model), (Decimal(0), 0 if not report.kind.endswith("costs") else None))
+        billed, counted = theirs.get((day, model), nothing)
         provider_usd = None if billed is None else nanodollars(billed)
         lines.append(Line(day, model, calls, usd, presumed, tokens, provider_usd, counted))
     return lines
