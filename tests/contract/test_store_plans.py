@@ -22,7 +22,7 @@ RARE = {"read_count_of_holds", "read_base_accounts", "read_base_holds", "read_ac
 
 def plan(query: str) -> list[str]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        migrate_sqlite(connection, 1)  # type: ignore[arg-type]
+        migrate_sqlite(connection, 1, "a")  # type: ignore[arg-type]
         text = SQL[query].replace("/*rows*/", "")
         found = connection.execute(f"EXPLAIN QUERY PLAN {text}", [None] * _parameters(text))
         return [row[3] for row in found]

@@ -561,6 +561,8 @@ async def test_a_ledger_of_a_newer_version_does_not_start(server: Cluster, url: 
     server.sql("INSERT INTO bursar.migrations VALUES (99, '0099_x.sql', 'x', 1, 1)", name_of(url))
     with pytest.raises(SchemaError, match="99"):
         await store_at(url, tmp_path).start()
+    with pytest.raises(SchemaError, match="99"):
+        await store_at(url, tmp_path).survey()
 
 
 async def test_an_older_gateway_goes_on_beside_a_migration_that_says_so(
@@ -788,6 +790,24 @@ async def test_another_ledger_at_the_same_place_does_not_start(
     await (await opened(url, tmp_path, marker=None)).close()
     assert markers.read(first) is not None
     assert len(list((tmp_path / "bursar" / "ledgers").iterdir())) == 2
+
+
+async def test_a_look_at_a_ledger_does_not_change_its_schema(server: Cluster, url: str, tmp_path: Path) -> None:
+    with pytest.raises(LedgerLostError, match="nothing to accept"):
+        await store_at(url, tmp_path).survey()
+    schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'bursar'"
+    assert server.sql(schemas, name_of(url)) == [["0"]]
+    await (await opened(url, tmp_path)).close()
+    known = migrations("postgres")
+    more = Migration(known[-1].number + 1, "more.sql", "ALTER TABLE bursar.accounts ADD COLUMN more int;")
+    assert (await store_at(url, tmp_path, known=(*known, more)).survey()).entries == 2
+    assert server.sql("SELECT max(number) FROM bursar.migrations", name_of(url)) == [[str(known[-1].number)]]
+    server.sql("DROP SCHEMA bursar CASCADE", name_of(url))
+    look = await store_at(url, tmp_path).survey()
+    assert (look.ledger, look.entries, look.trouble) == ("", 0, "is another ledger than before")
+    assert server.sql(schemas, name_of(url)) == [["0"]]
+    await store_at(url, tmp_path).adopt("ann")
+    await (await opened(url, tmp_path)).close()
 
 
 async def test_a_marker_that_cannot_be_read_stops_the_start(url: str, tmp_path: Path) -> None:

@@ -179,10 +179,37 @@ async def test_a_marker_that_cannot_be_read_can_be_accepted(store: SqliteStore, 
     await store.start()
 
 
+async def test_a_ledger_that_was_emptied_is_accepted_once_and_starts(store: SqliteStore, path: Path) -> None:
+    await store.close()
+    path.write_bytes(b"")
+    with pytest.raises(LedgerLostError, match="is gone, but it was here"):
+        await SqliteStore(path).start()
+    found = await SqliteStore(path).survey()
+    assert (found.ledger, found.entries, found.epoch, found.trouble) == ("", 0, 1, "is another ledger than before")
+    assert path.read_bytes() == b"", "a look changes nothing"
+    adopted = await SqliteStore(path).adopt("ann")
+    assert adopted.ledger
+    for _ in range(2):
+        await store.start()
+        assert (await store.survey()).ledger == adopted.ledger
+        await store.submit(OpenScope(KEY, "", Limits()))
+        assert await store.audit() == ()
+        await store.close()
+
+
+async def test_where_no_ledger_ever_was_there_is_nothing_to_accept(path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(LedgerLostError, match="nothing to accept"):
+        await SqliteStore(path).survey()
+    assert path.read_bytes() == b""
+
+
 async def test_what_is_no_ledger_cannot_be_accepted(path: Path) -> None:
     path.write_bytes(b"this is not a database, and it is longer than a header of a hundred bytes" * 20)
     with pytest.raises(LedgerUnavailableError, match="cannot be opened"):
         await SqliteStore(path).adopt("ann")
+    with pytest.raises(LedgerUnavailableError, match="cannot be opened"):
+        await SqliteStore(path).survey()
 
 
 async def test_a_gateway_that_reopens_its_ledger_beside_a_damaged_marker_waits(store: SqliteStore, path: Path) -> None:

@@ -301,8 +301,8 @@ def test_migrations_are_numbered_without_a_gap() -> None:
 
 def test_a_migration_is_applied_once() -> None:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        migrate_sqlite(connection, 1)  # type: ignore[arg-type]
-        migrate_sqlite(connection, 2)  # type: ignore[arg-type]
+        migrate_sqlite(connection, 1, "a")  # type: ignore[arg-type]
+        migrate_sqlite(connection, 2, "b")  # type: ignore[arg-type]
         assert connection.execute("SELECT number, applied_at FROM migrations").fetchall() == [
             (migration.number, 1) for migration in migrations("sqlite")
         ]
@@ -324,6 +324,8 @@ async def test_a_ledger_of_a_newer_version_does_not_start(path: Path) -> None:
         connection.execute("INSERT INTO migrations VALUES (99, '0099_x.sql', 'x', 1)")
     with pytest.raises(SchemaError, match="99"):
         await SqliteStore(path).start()
+    with pytest.raises(SchemaError, match="99"):
+        await SqliteStore(path).survey()
 
 
 def test_a_query_takes_many_rows() -> None:

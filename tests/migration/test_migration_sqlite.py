@@ -100,6 +100,13 @@ async def test_what_was_in_flight_is_captured_and_calls_go_on(path: Path) -> Non
     await store.close()
 
 
+async def test_a_look_at_the_first_schema_leaves_it_as_it_is(path: Path) -> None:
+    before = path.read_bytes()
+    found = await SqliteStore(path).survey()
+    assert (found.entries, found.trouble) == (24, "")
+    assert path.read_bytes() == before
+
+
 async def test_the_first_entries_fold_like_all_others(path: Path) -> None:
     # The file is of a day that is still to come.
     class Later:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bursar.clock import Instant
-from bursar.ledger.store import LedgerLostError
+from bursar.ledger.books import encode
+from bursar.ledger.store import Adopted, LedgerLostError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,31 @@ def check(marker: Marker | None, ledger: str, epoch: int, entries: int) -> str:
     if entries < marker.entries:
         return f"is older than before: it has {entries} entries and had {marker.entries}"
     return ""
+
+
+def accepted(place: str, known: Marker | None, found: Marker, trouble: str) -> Adopted:
+    """Give what a ledger that is found in this state becomes when it is accepted as it is. Pure.
+
+    Raises LedgerLostError where there is no ledger and none is known to have been there.
+    """
+    if not found.ledger and not trouble:
+        raise LedgerLostError(f"there is no ledger in {place}, and none is known to have been there: nothing to accept")
+    same = known if known is not None and known.ledger == found.ledger else found
+    return Adopted(
+        ledger=found.ledger,
+        epoch=max(found.epoch, same.epoch) + 1,
+        entries=found.entries,
+        at=found.at,
+        missing=max(same.entries - found.entries, 0),
+        trouble=trouble,
+        known_at=known.at if known else Instant(0),
+    )
+
+
+def record(adopted: Adopted, now: Instant, who: str) -> str:
+    """Give what a ledger remembers of having been accepted. Pure."""
+    facts = {"entries": adopted.entries, "missing": adopted.missing, "trouble": adopted.trouble}
+    return encode({"at": now, "who": who, **facts})
 
 
 def is_ahead(marker: Marker, known: Marker | None) -> bool:

@@ -84,7 +84,16 @@ def pending(known: tuple[Migration, ...], applied: list[tuple[int, str]]) -> tup
     return tuple(migration for migration in known if migration.number not in done)
 
 
-def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
+def has_ledger(connection: sqlite3.Connection) -> bool:
+    """Say whether a SQLite database has a ledger, and change nothing; raises SchemaError for a newer one."""
+    sql = queries("sqlite")
+    if not connection.execute(sql["migrations_there"]).fetchone()[0]:
+        return False
+    pending(migrations("sqlite"), connection.execute(sql["migrations_applied"]).fetchall())
+    return True
+
+
+def migrate_sqlite(connection: sqlite3.Connection, now: Instant, ledger_id: str) -> None:
     """Bring a SQLite database to this version's schema, all in one transaction; raises SchemaError."""
     sql = queries("sqlite")
     connection.execute("BEGIN IMMEDIATE")
@@ -96,10 +105,18 @@ def migrate_sqlite(connection: sqlite3.Connection, now: Instant) -> None:
                 connection.execute(statement)
             row = (migration.number, migration.name, migration.digest, now)
             connection.execute(sql["migrations_note"], row)
+        connection.execute(sql["write_meta"], ("ledger", ledger_id))
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+async def has_ledger_there(connection: Session, known: tuple[Migration, ...]) -> bool:
+    """Say whether a PostgreSQL database has a ledger, and change nothing; raises SchemaError for a newer one."""
+    applied = await _applied(connection)
+    pending(known, applied)
+    return bool(applied)
 
 
 async def is_up_to_date(connection: Session, known: tuple[Migration, ...]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.books import encode, unpack
+from bursar.ledger.books import unpack
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
     Adopted,
@@ -33,7 +33,7 @@ from bursar.money import ensure
 from bursar.stores import marker as markers
 from bursar.stores import postgres_reads as reads
 from bursar.stores.marker import Marker
-from bursar.stores.migrate import Migration, SchemaError, is_up_to_date, migrate_postgres, migrations
+from bursar.stores.migrate import Migration, SchemaError, has_ledger_there, is_up_to_date, migrate_postgres, migrations
 from bursar.stores.postgres_answers import PostgresAnswers
 from bursar.stores.postgres_link import (
     NO_URL,
@@ -241,10 +241,10 @@ class PostgresStore(PostgresAnswers):
 
     def _trouble_with(self, found: Identity) -> str:
         """Compare the ledger with what is known of it outside; raises LedgerLostError for an unreadable marker."""
-        return markers.check(self._known_of(found), found.ledger, found.epoch, found.seq)
+        return markers.check(self._known_of(found.ledger), found.ledger, found.epoch, found.seq)
 
-    def _known_of(self, found: Identity) -> Marker | None:
-        known = markers.read(self._path(found.ledger))
+    def _known_of(self, ledger: str) -> Marker | None:
+        known = markers.read(self._path(ledger))
         if known is None and self._marker_path is None:
             # A database that was emptied and filled anew has a new id; that another ledger was there is remembered.
             known = markers.at_place(markers.folder(), self._place)
@@ -273,46 +273,51 @@ class PostgresStore(PostgresAnswers):
 
     async def survey(self) -> Adopted:
         """Compare the database with its marker and change nothing; see `Store.survey`."""
-        return await self._adopt("")
+
+        async def look(connection: Connection) -> Adopted:
+            # What was emptied has no identity at all, and is another ledger than the one that was here.
+            is_there = await has_ledger_there(connection, self._known)
+            found = self._told(await identify(connection)) if is_there else Marker("", 0, place=self._place)
+            known, trouble = await asyncio.to_thread(self._compare, found)
+            return markers.accepted(self._place, known, found, trouble)
+
+        return await self._apart(look)
 
     async def adopt(self, who: str) -> Adopted:
         """Accept the database as it is, although it went back in time; see `Store.adopt`."""
         ensure(bool(who), "somebody accepts a ledger that went back in time")
-        return await self._adopt(who)
 
-    async def _adopt(self, who: str) -> Adopted:
+        async def accept(connection: Connection) -> Adopted:
+            await self._migrate(connection)
+            found = self._told(await identify(connection))
+            known, trouble = await asyncio.to_thread(self._compare, found)
+            adopted = markers.accepted(self._place, known, found, trouble)
+            epoch, record = str(adopted.epoch), markers.record(adopted, await self._now(connection), who)
+            await connection.execute(SQL["adopt"], epoch, f"adopted {epoch}", record)
+            await asyncio.to_thread(self._replace_marker, known, replace(found, epoch=adopted.epoch))
+            return adopted
+
+        return await self._apart(accept)
+
+    async def _apart(self, work: Callable[[Connection], Awaitable[Adopted]]) -> Adopted:
         try:
             connection = await connect(self._url, self._patience, _new_worker())
         except (*OUTAGES, *NO_URL) as error:
             raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
         try:
-            await self._migrate(connection)
-            found = await identify(connection)
-            known, trouble = await asyncio.to_thread(self._compare, found)
-            is_same = known is not None and known.ledger == found.ledger
-            missing = max(known.entries - found.seq, 0) if known and is_same else 0
-            epoch = max(found.epoch, known.epoch if known and is_same else 0) + 1
-            known_at = known.at if known else Instant(0)
-            adopted = Adopted(found.ledger, epoch, found.seq, Instant(found.at), missing, trouble, known_at)
-            if who:
-                now = await self._now(connection)
-                record = {"at": now, "who": who, "entries": found.seq, "missing": missing, "trouble": trouble}
-                await connection.execute(SQL["adopt"], str(epoch), f"adopted {epoch}", encode(record))
-                told = Marker(found.ledger, found.seq, epoch, Instant(found.at), self._place)
-                await asyncio.to_thread(self._replace_marker, known, told)
+            return await work(connection)
         except OUTAGES as error:
             raise not_written(error) from error
         finally:
             connection.terminate()
-        return adopted
 
-    def _compare(self, found: Identity) -> tuple[Marker | None, str]:
+    def _compare(self, found: Marker) -> tuple[Marker | None, str]:
         try:
-            known = self._known_of(found)
+            known = self._known_of(found.ledger)
         except LedgerLostError as error:
             # Whoever accepts the ledger accepts that nothing outside of it is known.
             return None, str(error)
-        return known, markers.check(known, found.ledger, found.epoch, found.seq)
+        return known, markers.check(known, found.ledger, found.epoch, found.entries)
 
     def _replace_marker(self, known: Marker | None, told: Marker) -> None:
         if known is not None and known.ledger != told.ledger:

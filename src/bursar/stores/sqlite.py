@@ -35,7 +35,7 @@ from bursar.stores.liveness import FileLock, is_dead
 from bursar.stores.sqlite_answers import SqliteAnswers
 from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
-from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect
+from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect, survey
 
 T = TypeVar("T")
 
@@ -133,16 +133,16 @@ class SqliteStore(SqliteAnswers):
 
     async def survey(self) -> Adopted:
         """Compare the file with its marker and change nothing; see `Store.survey`."""
-        return await self._adopt("")
+        return await self._apart(lambda: survey(self._files))
 
     async def adopt(self, who: str) -> Adopted:
         """Accept the file as it is, although it went back in time; see `Store.adopt`."""
         ensure(bool(who), "somebody accepts a ledger that went back in time")
-        return await self._adopt(who)
+        return await self._apart(lambda: adopt(self._files, self._clock.now(), who))
 
-    async def _adopt(self, who: str) -> Adopted:
+    async def _apart(self, work: Callable[[], Adopted]) -> Adopted:
         try:
-            return await asyncio.to_thread(adopt, self._files, self._clock.now(), who)
+            return await asyncio.to_thread(work)
         except (sqlite3.Error, OSError) as error:
             raise LedgerUnavailableError(f"the ledger {self._files.database} cannot be opened: {error}") from error
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bursar.clock import Clock, Instant
 from bursar.ledger.account import Operation
 from bursar.ledger.batch import Outcome, decide, needs
-from bursar.ledger.books import encode
 from bursar.ledger.store import Adopted, LedgerLostError, LedgerUnavailableError, NotWrittenError, batches
 from bursar.money import BrokenInvariantError
 from bursar.stores import marker as markers
 from bursar.stores.liveness import Turnstile, is_dead
 from bursar.stores.marker import Marker
-from bursar.stores.migrate import migrate_sqlite
+from bursar.stores.migrate import has_ledger, migrate_sqlite
 from bursar.stores.sqlite_rows import SQL, load, write
 
 Handle = asyncio.Future[Any]
@@ -65,6 +66,12 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connectio
         connection.close()
         raise
     return connection
+
+
+def connect_to_look(path: Path) -> sqlite3.Connection:
+    """Open an existing database so that nothing in it can be changed."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_SECONDS)
 
 
 class Writer:
@@ -261,8 +268,7 @@ class Writer:
             os.close(os.open(files.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = connect(files.database, self._busy_seconds)
             try:
-                migrate_sqlite(connection, self._clock.now())
-                connection.execute(SQL["write_meta"], ("ledger", secrets.token_hex(16)))
+                migrate_sqlite(connection, self._clock.now(), secrets.token_hex(16))
                 found = _identify(connection)
                 trouble = markers.check(known, found.ledger, found.epoch, found.entries)
                 if trouble:
@@ -281,45 +287,57 @@ class Writer:
             self._noted = found
 
 
+def survey(files: Files) -> Adopted:
+    """Compare the database with its marker and change nothing; raises LedgerLostError, SchemaError, OSError."""
+
+    def look(connection: sqlite3.Connection) -> Adopted:
+        # What was emptied has no identity at all, and is another ledger than the one that was here.
+        found = _identify(connection) if has_ledger(connection) else Marker("", 0)
+        return markers.accepted(str(files.database), *_compare(files, found))
+
+    return _apart(files, connect_to_look, look)
+
+
 def adopt(files: Files, now: Instant, who: str) -> Adopted:
-    """Accept the database as it is, or with nobody's name only look; raises LedgerLostError, SchemaError, OSError."""
+    """Accept the database as it is; raises LedgerLostError, SchemaError, OSError."""
+
+    def accept(connection: sqlite3.Connection) -> Adopted:
+        migrate_sqlite(connection, now, secrets.token_hex(16))
+        found = _identify(connection)
+        adopted = markers.accepted(str(files.database), *_compare(files, found))
+        epoch = str(adopted.epoch)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(SQL["write_meta_over"], ("epoch", epoch))
+        connection.execute(SQL["write_meta_over"], (f"adopted {epoch}", markers.record(adopted, now, who)))
+        connection.execute("COMMIT")
+        markers.write(files.marker, replace(found, epoch=adopted.epoch))
+        return adopted
+
+    return _apart(files, connect, accept)
+
+
+def _apart(
+    files: Files, opened: Callable[[Path], sqlite3.Connection], work: Callable[[sqlite3.Connection], Adopted]
+) -> Adopted:
+    """Do something on a connection of its own, in a turn of its own."""
     turnstile = Turnstile(files.turn)
     try:
         with turnstile.turn():
             if not files.database.exists():
                 raise LedgerLostError(_went_back(files, "is gone, so there is nothing to accept"))
-            connection = connect(files.database)
-            try:
-                return _adopt(files, connection, now, who)
-            finally:
-                connection.close()
+            with contextlib.closing(opened(files.database)) as connection:
+                return work(connection)
     finally:
         turnstile.close()
 
 
-def _adopt(files: Files, connection: sqlite3.Connection, now: Instant, who: str) -> Adopted:
-    migrate_sqlite(connection, now)
-    found = _identify(connection)
-    trouble = ""
+def _compare(files: Files, found: Marker) -> tuple[Marker | None, Marker, str]:
     try:
         known = markers.read(files.marker)
-        trouble = markers.check(known, found.ledger, found.epoch, found.entries)
     except LedgerLostError as error:
         # Whoever accepts the ledger accepts that nothing outside of it is known.
-        known, trouble = None, str(error)
-    is_same = known is not None and known.ledger == found.ledger
-    missing = max(known.entries - found.entries, 0) if known and is_same else 0
-    epoch = max(found.epoch, known.epoch if known and is_same else 0) + 1
-    known_at = Instant(known.at if known else 0)
-    adopted = Adopted(found.ledger, epoch, found.entries, Instant(found.at), missing, trouble, known_at)
-    if who:
-        record = {"at": now, "who": who, "entries": found.entries, "missing": missing, "trouble": trouble}
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(SQL["write_meta_over"], ("epoch", str(epoch)))
-        connection.execute(SQL["write_meta_over"], (f"adopted {epoch}", encode(record)))
-        connection.execute("COMMIT")
-        markers.write(files.marker, Marker(found.ledger, found.entries, epoch, found.at))
-    return adopted
+        return None, found, str(error)
+    return known, found, markers.check(known, found.ledger, found.epoch, found.entries)
 
 
 def _identify(connection: sqlite3.Connection) -> Marker:

@@ -336,6 +336,9 @@ CREATE TABLE IF NOT EXISTS migrations (
     applied_at INTEGER NOT NULL
 ) STRICT;
 
+-- name: migrations_there
+SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'migrations');
+
 -- name: migrations_applied
 SELECT number, digest FROM migrations ORDER BY number;
 
