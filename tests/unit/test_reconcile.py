@@ -302,7 +302,7 @@ def test_the_drawing_is_one_file_with_every_day_and_nothing_from_elsewhere(ledge
     root = ET.fromstring(text)
     words = [element.text for element in root.iter() if element.text and element.text.strip()]
     assert {"2026-11-10", "2026-11-11", "ledger $8.00", "provider $14.00"} <= set(words)
-    assert {"$6.000000000", "-$3.000000000"} <= set(words)
+    assert {"$6.00", "-$3.00"} <= set(words)
     assert text.count("http") == 1, "only the name space"
     widths = [int(element.attrib["width"]) for element in root.iter() if element.tag.endswith("rect")][1:]
     assert max(widths) == 570
