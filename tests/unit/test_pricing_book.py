@@ -43,7 +43,7 @@ def test_an_own_price_wins_over_the_list() -> None:
 
 def test_an_own_price_for_one_upstream_is_for_that_one_only() -> None:
     book = Book({"gpt-5": OwnModel("1", "2", 8_000, 1_000, upstream="work")}, PROVIDERS)
-    assert priced(book, "work", "gpt-5").provider == "work"
+    assert priced(book, "work", "gpt-5").provider == ""
     assert priced(book, "openai", "gpt-5").provider == "openai"
     assert {card.model for card in book.models("work", NOW)} > {"gpt-5", "gpt-5-mini"}
     assert next(book.models("work", NOW)) == priced(book, "work", "gpt-5")

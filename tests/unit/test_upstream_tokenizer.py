@@ -15,6 +15,7 @@ from bursar.dialects.input_text import InputText, input_text
 from bursar.dialects.protocol import Request
 from bursar.dialects.table import DIALECTS
 from bursar.pricing.counted import tokenizer_bound
+from bursar.pricing.own import OwnModel, own_card
 from bursar.pricing.quote import TOKENS_PER_CALL, TOKENS_PER_MESSAGE, TOKENS_PER_TOOL
 from bursar.upstream import tokenizer
 from bursar.upstream.tokenizer import encoding_of, tokens_of
@@ -26,7 +27,12 @@ from bursar.upstream.tokenizer import encoding_of, tokens_of
         ("openai", "gpt-5", "o200k_base"),
         ("openai", "gpt-5-mini-2025-08-07", "o200k_base"),
         ("openai", "gpt-5.4-nano", "o200k_base"),
-        ("azure", "gpt-4o-2024-08-06", "o200k_base"),
+        ("openai", "gpt-4o-2024-08-06", "o200k_base"),
+        ("azure", "gpt-4o-2024-08-06", None),
+        ("openai", "text-embedding-3-small", "cl100k_base"),
+        ("openai", "text-embedding-3-huge", None),
+        ("openai", "o4", None),
+        ("openai", "o3.5", None),
         ("openai", "gpt-4.1-mini", "o200k_base"),
         ("openai", "o3", "o200k_base"),
         ("openai", "o4-mini", "o200k_base"),
@@ -46,6 +52,13 @@ from bursar.upstream.tokenizer import encoding_of, tokens_of
 )
 def test_only_a_published_encoding_is_known(provider: str, model: str, encoding: str | None) -> None:
     assert encoding_of(provider, model) == encoding
+
+
+@pytest.mark.parametrize("upstream", ["openai", "azure", ""])
+def test_nothing_is_known_of_a_model_that_the_operator_prices(upstream: str) -> None:
+    """Behind an upstream called openai may be any server, and behind gpt-4o any model."""
+    own = OwnModel("1", "2", 8_000, 1_000, upstream=upstream)
+    assert encoding_of(own_card("gpt-4o", own).provider, "gpt-4o") is None
 
 
 def test_a_package_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def _line(upstream: str, card: Card | Unpriced, shows_all: bool) -> tuple[str, .
 
 
 def _show_model(upstream: str, one: ModelFacts, changes: Schedule) -> None:
-    click.echo(f"{one.model} at {upstream}: prices of {one.provider}, {one.source}")
+    click.echo(f"{one.model} at {upstream}: prices of {one.provider or 'your own'}, {one.source}")
     click.echo(
         f"at most {one.context_tokens} input tokens, {one.output_tokens_max} output tokens, "
         f"{one.image_tokens_max} tokens an image; bytes per token as in {one.family}"

@@ -47,7 +47,7 @@ def own_card(name: str, own: OwnModel) -> Card:
     )
     return Card(
         model=name,
-        provider=own.upstream,
+        provider="",  # what an operator prices may be any model, whatever it and its upstream are called
         family=own.family,
         context_tokens=own.context_tokens,
         output_tokens_max=own.output_tokens_max,

@@ -117,6 +117,7 @@ class Card:
 
     model: str
     provider: str
+    """Whose price list it is from; empty for a model that the operator prices."""
     family: Family
     context_tokens: int
     """Most input tokens that the model takes."""

@@ -15,19 +15,20 @@ PACKAGE = "toktok"
 TEXT_CHARS_MAX = 8_000_000
 """A longer input is not counted: it would hold one of the machine's cores for too long."""
 
-# The models whose encoding OpenAI has published. Nothing is concluded for a model whose name is new.
+# The encodings that OpenAI has published, by the beginnings of names as in its own tiktoken 0.14. So a new name counts
+# as those of its family, `gpt-5.9` as `gpt-5`; nothing is concluded for a new family.
 _ENCODINGS = (
-    ("o200k_base", re.compile(r"(?:chatgpt-4o|gpt-4o|gpt-4\.1|gpt-4\.5|gpt-5|o1|o3|o4)(?:[-.].*)?")),
-    ("cl100k_base", re.compile(r"(?:gpt-4|gpt-3\.5|gpt-35|text-embedding-3)(?:-.*)?")),
+    ("o200k_base", re.compile(r"(?:chatgpt-4o|gpt-4o|gpt-4\.1|gpt-4\.5|o1|o3|o4-mini)(?:-.*)?|gpt-5(?:[-.].*)?")),
+    ("cl100k_base", re.compile(r"(?:gpt-4|gpt-3\.5-turbo|gpt-35-turbo)(?:-.*)?|text-embedding-3-(?:small|large)")),
 )
-_PUBLISHERS = frozenset({"openai", "azure"})
+_PUBLISHER = "openai"
 
 _Count = Callable[[Sequence[str], str, int], list[int]]
 
 
 def encoding_of(provider: str, model: str) -> str | None:
-    """Give the encoding of a model, or None where it is not published."""
-    if provider not in _PUBLISHERS:
+    """Give the encoding of a model of this provider's price list, or None where it is not published."""
+    if provider != _PUBLISHER:
         return None
     name = model.removeprefix("ft:")
     for encoding, names in _ENCODINGS:
