@@ -127,6 +127,23 @@ def test_thresholds_are_told_once_and_only_the_highest_that_was_passed() -> None
     assert json.loads(last.detail) == {"unit": "usd", "percent": 80, "limit": 10_000, "spent": 8_100}
 
 
+def test_a_threshold_of_a_rolling_window_is_that_of_all_its_slots() -> None:
+    store = opened(run=Limits())
+    store.do(SetLimit(RUN, Unit.USD, 10_000, "rolling-5h"))
+    for call in ("a", "b", "c"):
+        store.do(authorize(call))
+        store.clock.advance(3_600)
+    # Each is booked in the slot that it was taken from, and none of the slots comes to half of the limit by itself.
+    settle(store, "a", 3_000)
+    settle(store, "b", 1_999)
+    assert store.happenings == []
+    settle(store, "c", 1)
+    (happening,) = store.happenings
+    newest = [balance.name for balance in store.books.scopes[RUN] if "rolling" in balance.name]
+    assert [happening.subject] == newest
+    assert json.loads(happening.detail) == {"unit": "usd", "percent": 50, "limit": 10_000, "spent": 5_000}
+
+
 def test_the_first_refusal_of_a_limit_is_told_and_that_it_is_spent() -> None:
     store = opened(run=Limits(calls=1))
     store.do(authorize("c1"))

@@ -254,14 +254,16 @@ def _move(moves: list[Move], changes: Changes, now: Instant) -> None:
         balance.held += held
         balance.captured += captured
         balance.overrun += overrun
-        if balance.limit and captured + overrun > 0:
-            told = telling.passed(balance, captured + overrun, now)
-            if told is not None:
-                _tell(changes, told)
+        head = balance
         if balance.head is not None:
             head = newest(balance)
             head.earlier_held += held
             head.earlier_spent += captured + overrun
+        if head.limit and captured + overrun > 0:
+            # The limit of a rolling window is about all of its slots, whichever of them this call is booked in.
+            told = telling.passed(head, captured + overrun, now)
+            if told is not None:
+                _tell(changes, told)
         if balance.key is not None:
             dirty[balance.name] = balance
 
