@@ -171,6 +171,13 @@ async def test_every_amount_of_a_hold_is_written_in_its_place(store: PostgresSto
     assert await store.audit() == ()
 
 
+async def test_a_refusal_is_counted_on_its_run_alone(store: PostgresStore) -> None:
+    await store.submit(SetLimit(RUN, Unit.CALLS, 0))
+    for number in range(2):
+        assert isinstance(await store.submit(authorize(store, f"c{number}")), Denied)
+    assert {run.run: run.calls_refused for run in await store.runs()} == {"r1": 2, "other": 0}
+
+
 # ---- which lock is a life -------------------------------------------------------------------------------------------
 
 
