@@ -22,6 +22,7 @@ FREE_PATHS = {
     "/v1/messages/count_tokens",
     "/v1/responses/input_tokens",
     "/v1beta/models/{model}:countTokens",
+    "/model/{model}/count-tokens",
 }
 
 NOT_FREE = (
@@ -38,6 +39,11 @@ NOT_FREE = (
     "/v1beta/models/a/../{model}:countTokens",
     "/v1beta/models/{model}.:countTokens",
     "/v1beta/tunedModels/{model}:countTokens",
+    "/model/{model}/converse",
+    "/model/{model}/invoke",
+    "/model/{model}/count-tokens/",
+    "/model/../{model}/count-tokens",
+    "/v1/model/{model}/count-tokens",
 )
 
 

@@ -205,7 +205,7 @@ def test_what_real_clients_send_passes(name: str) -> None:
         "/v1beta/cachedContents",
         "/v1beta/interactions",
         "/model/a/invoke",
-        "/model/a/count-tokens",
+        "/model/a/counttokens",
         "/model/a/converse/",
         "/model//converse",
         "/model/a/b/converse",
@@ -252,7 +252,7 @@ def test_both_versions_of_google_are_sent_on_as_one(version: str, method: str, d
     assert route.path == f"/v1beta/models/gemini-3.5-flash-lite:{method}"
 
 
-@pytest.mark.parametrize("method", ["converse", "converse-stream"])
+@pytest.mark.parametrize("method", ["converse", "converse-stream", "count-tokens"])
 def test_a_model_in_a_path_of_aws_has_one_spelling_inside(method: str) -> None:
     for sent in ("a:b/c.d-1", "a%3Ab%2Fc.d-1", "a%3ab%2fc.d-1"):
         route = find(f"/model/{sent}/{method}")
@@ -260,7 +260,11 @@ def test_a_model_in_a_path_of_aws_has_one_spelling_inside(method: str) -> None:
             assert route is None  # a slash of its own would be another path
         else:
             assert route is not None
-            assert (route.dialect.name, route.upstream, route.is_free) == ("bedrock_converse", "bedrock", False)
+            assert (route.dialect.name, route.upstream, route.is_free) == (
+                "bedrock_converse",
+                "bedrock",
+                method == "count-tokens",
+            )
             assert route.path == f"/model/a:b/c.d-1/{method}"
 
 

@@ -14,11 +14,14 @@ from bursar.dialects.table import find
 MESSAGES = "/v1/messages/count_tokens"
 RESPONSES = "/v1/responses/input_tokens"
 GEMINI = "/v1beta/models/gemini-2.5-pro:countTokens"
+CONVERSE = "/model/us.anthropic.claude-sonnet-4-5-20250929-v1:0/count-tokens"
 BODIES = {
     MESSAGES: {"model": "claude-sonnet-4-5", "messages": [{"role": "user", "content": "hi"}]},
     RESPONSES: {"model": "gpt-5", "input": "hi"},
     GEMINI: {"contents": [{"parts": [{"text": "hi"}]}]},
+    CONVERSE: {"input": {"converse": {"messages": [{"role": "user", "content": [{"text": "hi"}]}]}}},
 }
+MODELS = {GEMINI: "gemini-2.5-pro", CONVERSE: "us.anthropic.claude-sonnet-4-5-20250929-v1:0"}
 
 
 def asked(path: str, body: object, query: str = "", headers: tuple[tuple[str, str], ...] = ()) -> FreeRequest | Refused:
@@ -33,7 +36,7 @@ def test_a_count_is_passed_on_as_it_is(path: str) -> None:
     assert isinstance(free, FreeRequest)
     assert (free.upstream, json.loads(free.body)) == ("there", BODIES[path])
     assert free.head == Head(path, (("anthropic-version", "2023-06-01"),))
-    assert free.model == BODIES[path].get("model", "gemini-2.5-pro")
+    assert free.model == BODIES[path].get("model", MODELS.get(path))
     route = find(path)
     assert route is not None
     assert route.is_free
@@ -121,6 +124,39 @@ def test_a_call_of_google_is_counted_in_an_envelope_that_names_the_model_of_the_
     assert free.head.target == GEMINI
 
 
+def converse(model: str, **more: object) -> FreeRequest | None:
+    return count_of(call_of(f"/model/{model}/converse", {**BODIES[CONVERSE]["input"]["converse"], **more}))
+
+
+@pytest.mark.parametrize("zone", ["", "us.", "us-gov.", "eu.", "apac.", "global."])
+def test_a_converse_call_is_counted_by_the_name_of_its_model_without_a_zone(zone: str) -> None:
+    model = "anthropic.claude-sonnet-4-5-20250929-v1:0"
+    whole = {"system": [{"text": "x"}], "toolConfig": {"tools": []}, "additionalModelRequestFields": {"top_k": 1}}
+    free = converse(zone + model.replace(":", "%3A"), **whole, inferenceConfig={"maxTokens": 5}, requestMetadata={})
+    assert free is not None
+    assert json.loads(free.body) == {"input": {"converse": {**BODIES[CONVERSE]["input"]["converse"], **whole}}}
+    assert (free.model, free.head.target) == (model, f"/model/{model}/count-tokens")
+
+
+def test_a_converse_call_is_not_counted_where_something_is_left_out_or_the_name_says_nothing() -> None:
+    assert converse("anthropic.claude", outputConfig={"textFormat": {"type": "json_schema"}}) is None
+    assert converse("arn%3Aaws%3Abedrock%3Aus-east-1%3A1%3Ainference-profile%2Fus.a") is None
+
+
+def test_inside_a_count_of_aws_only_what_is_documented_passes() -> None:
+    assert isinstance(asked(CONVERSE, {"input": {"invokeModel": {"body": "e30="}}}), FreeRequest)
+    for body, says in (
+        ({"input": {"run": {}}}, "`input.run`"),
+        ({"input": {"converse": {"messages": [], "guardrailConfig": {}}}}, "`input.converse.guardrailConfig`"),
+        ({"input": {"invokeModel": {"accept": "x"}}}, "`input.invokeModel.accept`"),
+        ({"input": {"converse": []}}, "`input.converse` must be an object"),
+        ({}, "`input` must be an object"),
+    ):
+        answer = asked(CONVERSE, body)
+        assert isinstance(answer, Refused)
+        assert says in answer.message
+
+
 def test_what_has_no_free_way_is_not_counted() -> None:
     assert count_of(call_of("/v1/chat/completions", {"model": "m", "messages": []})) is None
     assert count_of(call_of("/v1/embeddings", {"model": "m", "input": "x"})) is None
@@ -133,6 +169,8 @@ def test_what_has_no_free_way_is_not_counted() -> None:
         (RESPONSES, {"object": "response.input_tokens", "input_tokens": 12}, 12),
         (GEMINI, {"totalTokens": 31, "promptTokensDetails": []}, 31),
         (GEMINI, {"input_tokens": 31}, None),
+        (CONVERSE, {"inputTokens": 17}, 17),
+        (CONVERSE, {"input_tokens": 17}, None),
         (MESSAGES, {"input_tokens": 0}, None),
         (MESSAGES, {"input_tokens": -1}, None),
         (MESSAGES, {"input_tokens": "14"}, None),

@@ -18,6 +18,7 @@ from bursar.cli.agents import environment
 from bursar.dialects import bedrock_frames
 from bursar.events import CallDenied
 from bursar.ledger.account import HoldState, Unit
+from bursar.upstream.counting import is_providers_own
 
 botocore = pytest.importorskip("botocore")
 
@@ -177,6 +178,42 @@ async def test_at_the_cap_the_client_of_aws_raises_its_typed_error_after_one_att
         assert len([event for event in wire.events if isinstance(event, CallDenied)]) == 1
 
 
+async def test_the_client_of_aws_counts_for_free(wire: Wire) -> None:
+    wire.provider.script = play(answer(b'{"inputTokens":17}'))
+    model = MODEL.removeprefix("us.")
+    got = await asked(
+        lambda **fields: client(wire).count_tokens(modelId=model, input={"converse": {"messages": fields["messages"]}})
+    )
+    assert got["inputTokens"] == 17
+    assert wire.provider.served[0].path == f"/model/{model.replace(':', '%3A')}/count-tokens"
+    assert await wire.holds() == ()
+
+
+async def test_a_long_prompt_near_the_cap_is_counted_and_fits(tmp_path: Path, aws: None) -> None:
+    keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "0.20"}}}
+    upstreams = with_bedrock()["upstreams"]
+    upstreams["bedrock"] |= {"counts_input": True}
+    body = {
+        "messages": [{"role": "user", "content": [{"text": "word " * 10_000}]}],
+        "inferenceConfig": {"maxTokens": 500},
+    }
+    async with wire_up(tmp_path, **with_bedrock(keys=keys, upstreams=upstreams)) as wire:
+
+        async def script(served: Served, writer: asyncio.StreamWriter) -> None:
+            is_count = served.path.endswith("/count-tokens")
+            writer.write(answer(b'{"inputTokens":10006}' if is_count else json.dumps(REPLY).encode()))
+            await writer.drain()
+
+        wire.provider.script = script
+        got = await post(wire, f"{PATH}/converse", body)
+        assert got.status == 200, got.body
+        counted, sent = wire.provider.served
+        assert counted.path == f"/model/{SENT_MODEL.removeprefix('us.')}/count-tokens"
+        assert counted.json == {"input": {"converse": {"messages": body["messages"]}}}
+        assert sent.json == body
+        assert await booked(wire) == COST
+
+
 async def test_a_guardrail_is_refused_with_a_reason(wire: Wire) -> None:
     from botocore.exceptions import ClientError
 
@@ -278,3 +315,18 @@ async def test_the_id_of_the_key_that_signs_is_the_key(wire: Wire, headers: dict
     assert got.status == status
     assert len(wire.provider.served) == (status == 200)
     assert status == 200 or got.json["__type"] == "AccessDeniedException"
+
+
+@pytest.mark.parametrize(
+    ("url", "is_own"),
+    [
+        ("https://bedrock-runtime.eu-west-3.amazonaws.com", True),
+        ("https://bedrock-runtime.eu-west-3.amazonaws.com/", True),
+        ("http://bedrock-runtime.eu-west-3.amazonaws.com", False),
+        ("https://bedrock-runtime.eu-west-3.amazonaws.com.example.com", False),
+        ("https://bedrock-runtime.a.b.amazonaws.com", False),
+        ("https://proxy.example.com", False),
+    ],
+)
+def test_only_the_count_of_aws_itself_is_believed_unasked(url: str, is_own: bool) -> None:
+    assert is_providers_own(url) == is_own

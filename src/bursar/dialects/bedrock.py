@@ -149,7 +149,7 @@ class BedrockConverse:
 def _call(dialect: str, request: Request, document: Document) -> Call:
     values, quirks = document.values, request.quirks
     named = read_plain(request.path)
-    if named is None:
+    if named is None or named.is_count:
         raise RefusedError(Refused(404, "unmetered", "This path names no model and method of the Converse API."))
     if _STORED_PROMPT in named.model:
         raise unbounded("A stored prompt is refused: it is not seen here, and takes no bound. Send its text instead.")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-WHOLE, STREAMED = "converse", "converse-stream"
+WHOLE, STREAMED, COUNT = "converse", "converse-stream", "count-tokens"
 # One segment, in which the SDKs escape the colon and, in ARNs, the slash; nothing else has two spellings.
-_SENT = re.compile(r"/model/(?P<model>(?:[A-Za-z0-9._:-]|%3A|%3a|%2F|%2f){1,256})/(?P<method>converse(?:-stream)?)")
-_PLAIN = re.compile(
-    r"/model/(?P<model>[A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,198}[A-Za-z0-9])?)/(?P<method>converse(?:-stream)?)"
-)
+_METHOD = r"(?P<method>converse|converse-stream|count-tokens)"
+_SENT = re.compile(r"/model/(?P<model>(?:[A-Za-z0-9._:-]|%3A|%3a|%2F|%2f){1,256})/" + _METHOD)
+_PLAIN = re.compile(r"/model/(?P<model>[A-Za-z0-9](?:[A-Za-z0-9._:/-]{0,198}[A-Za-z0-9])?)/" + _METHOD)
+
+
+# Profiles of a zone; counts are known by the model's own name only.
+_ZONES = frozenset({"us", "us-gov", "eu", "apac", "au", "ca", "jp", "sa", "global"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,11 @@ class BedrockPath:
 
     model: str
     method: str
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it asks how many tokens a request has."""
+        return self.method == COUNT
 
 
 def plain_path(path: str) -> str | None:
@@ -35,3 +43,9 @@ def read_plain(path: str) -> BedrockPath | None:
     """Read a path in its plain spelling; None for any other."""
     match = _PLAIN.fullmatch(path)
     return None if match is None else BedrockPath(match["model"], match["method"])
+
+
+def counted_name(model: str) -> str:
+    """Give the name under which the input of this model is counted: without the zone of its profile."""
+    zone, _dot, rest = model.partition(".")
+    return rest if zone in _ZONES else model

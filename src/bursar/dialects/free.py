@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bursar.call import Body, Call, Head, Refused
+from bursar.dialects.bedrock_path import counted_name, read_plain
 from bursar.dialects.body import RefusedError, read, shown, unbounded, unreadable
-from bursar.dialects.fields import TOKENS_MAX, model_of, names
+from bursar.dialects.fields import TOKENS_MAX, member_of, model_of, names
 from bursar.dialects.gemini_path import read_path
 from bursar.dialects.input_text import NOT_INPUT
 from bursar.dialects.meters import UntrustedError, json_object
@@ -45,6 +46,8 @@ class _Way:
     """With `{model}` where the model is in it."""
     fields: frozenset[str]
     counts_in: str
+    not_input: frozenset[str] = frozenset()
+    """Fields of a call in this dialect alone that put nothing before the model."""
     queries: frozenset[str] = frozenset({""})
     """The only query strings that are passed on."""
 
@@ -56,6 +59,9 @@ _GEMINI_FIELDS = names(
     """
 )
 _ENVELOPES = names("generateContentRequest generate_content_request")
+_CONVERSE = "bedrock_converse"
+_CONVERSE_FIELDS = names("messages system toolConfig additionalModelRequestFields")
+_INPUTS = {"converse": _CONVERSE_FIELDS, "invokeModel": frozenset({"body"})}
 _WAYS = {
     "anthropic_messages": _Way(
         path="/v1/messages/count_tokens",
@@ -83,6 +89,12 @@ _WAYS = {
         fields=names("contents") | _ENVELOPES,
         counts_in="totalTokens",
     ),
+    "bedrock_converse": _Way(
+        path="/model/{model}/count-tokens",
+        fields=frozenset({"input"}),
+        counts_in="inputTokens",
+        not_input=names("inferenceConfig additionalModelResponseFieldPaths requestMetadata performanceConfig"),
+    ),
 }
 """The closed table, by the dialect whose calls are counted."""
 _BY_PATH = {way.path: dialect for dialect, way in _WAYS.items()}
@@ -93,6 +105,9 @@ def dialect_of(path: str) -> str | None:
     named = read_path(path)
     if named is not None and named.method == "countTokens":
         return "gemini"
+    converse = read_plain(path)
+    if converse is not None and converse.is_count:
+        return _CONVERSE
     return _BY_PATH.get(path)
 
 
@@ -109,13 +124,17 @@ def count_of(call: Call) -> FreeRequest | None:
     way = _WAYS.get(call.dialect)
     if way is None or _left_out(call, way):
         return None
-    if call.dialect == "gemini":
+    if call.dialect == _CONVERSE:
+        if call.model.startswith("arn:"):
+            return None  # whose tokens those are, its name does not say
+        members = [f'"input":{{"converse":{{{",".join(_members(call.body, _CONVERSE_FIELDS))}}}}}']
+    elif call.dialect == "gemini":
         inside = _members(call.body, _GEMINI_FIELDS - {"model"})
         members = [f'"generateContentRequest":{{{",".join([_named(call.model), *inside])}}}']
     else:
         members = _members(call.body, way.fields)
     body = "{" + ",".join(members) + "}"
-    return _mint(call.dialect, call.upstream, call.model, body.encode(), _head(way, call))
+    return _mint(call.dialect, call.upstream, _counted_model(call), body.encode(), _head(way, call))
 
 
 def counted(free: FreeRequest, status: int, body: bytes) -> int | None:
@@ -140,19 +159,30 @@ def _read(request: Request) -> FreeRequest:
     way = _WAYS[dialect]
     values = read(request.body).values
     _only_documented(values, way.fields, "")
-    named = read_path(request.path)
-    if named is None:
-        model = model_of(values)
-    else:
-        model = named.model
-        for name in _ENVELOPES & values.keys():
-            _only_documented(values[name], _GEMINI_FIELDS, f"{name}.")
-            _same_model(values[name], model)
+    model = _model_asked(request.path, values)
     query = request.head.target.partition("?")[2]
     if query not in way.queries:
         raise unreadable(f"The query `{shown(query)}` is not known to bursar at this path.")
     target = request.path + (f"?{query}" if query else "")
     return _mint(dialect, request.upstream, model, request.body, Head(target, request.head.headers))
+
+
+def _model_asked(path: str, values: dict[str, object]) -> str:
+    """Give the model of a count, once everything inside the request is known; raises RefusedError."""
+    converse, google = read_plain(path), read_path(path)
+    if converse is not None:
+        inside = values.get("input")
+        _only_documented(inside, frozenset(_INPUTS), "input.")
+        for name, fields in _INPUTS.items():
+            if (given := member_of(inside, name)) is not None:
+                _only_documented(given, fields, f"input.{name}.")
+        return converse.model
+    if google is None:
+        return model_of(values)
+    for name in _ENVELOPES & values.keys():
+        _only_documented(values[name], _GEMINI_FIELDS, f"{name}.")
+        _same_model(values[name], google.model)
+    return google.model
 
 
 def _only_documented(values: object, known: frozenset[str], outer: str) -> None:
@@ -182,9 +212,13 @@ def _named(model: str) -> str:
 
 def _left_out(call: Call, way: _Way) -> set[str]:
     """Give the members that may be input and are not counted: a count without them would bound nothing."""
-    seen = _GEMINI_FIELDS if call.dialect == "gemini" else way.fields
-    return call.body.members.keys() - seen - NOT_INPUT
+    seen = {"gemini": _GEMINI_FIELDS, _CONVERSE: _CONVERSE_FIELDS}.get(call.dialect, way.fields)
+    return call.body.members.keys() - seen - NOT_INPUT - way.not_input
+
+
+def _counted_model(call: Call) -> str:
+    return counted_name(call.model) if call.dialect == _CONVERSE else call.model
 
 
 def _head(way: _Way, call: Call) -> Head:
-    return Head(way.path.replace("{model}", call.model), call.head.headers)
+    return Head(way.path.replace("{model}", _counted_model(call)), call.head.headers)

@@ -64,7 +64,9 @@ def find(path: str) -> Route | None:
     named = read_path(path)
     if named is None:
         plain = plain_path(path)
-        return _BY_PATH.get(path) if plain is None else Route(_BEDROCK, plain, "bedrock")
+        if plain is None:
+            return _BY_PATH.get(path)
+        return Route(_BEDROCK, plain, "bedrock", free.dialect_of(plain) is not None)
     dialect = _GEMINI_METHODS.get(named.method)
     # Both of Google's versions are sent on as the one of which we know all fields.
     return None if dialect is None else Route(dialect, named.path, "gemini", free.dialect_of(named.path) is not None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
@@ -33,12 +34,14 @@ REFUSED_SECONDS = 600.0
 _VERSIONS = frozenset({"anthropic-version", "anthropic-beta", "openai-beta"})
 _OWN = frozenset({"https://api.openai.com", "https://api.anthropic.com", "https://generativelanguage.googleapis.com"})
 """A proxy in between may guess: what it calls a count bounds nothing."""
+_OWN_IN_REGION = re.compile(r"https://bedrock-runtime\.[a-z0-9-]{1,30}\.amazonaws\.com")
 _NO_SUCH_PATH = frozenset({404, 405, 410, 501})
 
 
 def is_providers_own(base_url: str) -> bool:
     """Say whether the count of this server is the one that its provider bills by."""
-    return base_url.rstrip("/") in _OWN
+    plain = base_url.rstrip("/")
+    return plain in _OWN or _OWN_IN_REGION.fullmatch(plain) is not None
 
 
 def is_worth_counting(quote: Quote, answer: OpenHold | Denied) -> bool:

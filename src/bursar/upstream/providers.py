@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bursar.call import UsageRules
-from bursar.dialects.bedrock_path import STREAMED, WHOLE
+from bursar.dialects.bedrock_path import COUNT, STREAMED, WHOLE
 from bursar.dialects.protocol import Quirks
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ PROVIDERS: Mapping[str, Provider] = {
         also_speaks="bedrock",
         ways={
             _MESSAGES: Way("/model/{model}/invoke", "/model/{model}/invoke-with-response-stream"),
-            **{f"/model/{{model}}/{method}": Way(f"/model/{{model}}/{method}") for method in (WHOLE, STREAMED)},
+            **{f"/model/{{model}}/{method}": Way(f"/model/{{model}}/{method}") for method in (WHOLE, STREAMED, COUNT)},
         },
         prices="bedrock",
         set_fields={"anthropic_version": '"bedrock-2023-05-31"'},
