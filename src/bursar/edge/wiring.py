@@ -22,9 +22,10 @@ from bursar.pricing.own import OwnModel
 from bursar.pricing.quote import OutputPolicy
 from bursar.pricing.rates import Family
 from bursar.proxy import Gate
-from bursar.settings import Settings, UpstreamSettings
+from bursar.settings import PolicySettings, Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
 from bursar.upstream.configured import ways_of
+from bursar.upstream.counting import SECONDS_MAX as COUNT_SECONDS_MAX
 from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.fetch import fetch
 from bursar.upstream.providers import Endpoint, Signing
@@ -101,17 +102,24 @@ def price_book(settings: Settings) -> Book:
             name: max(upstream.price_percent, regional_percent(upstream.base_url))
             for name, upstream in settings.upstreams.items()
         },
-        terms={name: _terms(upstream) for name, upstream in settings.upstreams.items()},
+        terms={name: _terms(upstream, settings.policy) for name, upstream in settings.upstreams.items()},
         stored=stored_book.read(stored_book.place(settings.ledger.url)),
     )
 
 
-def _terms(upstream: UpstreamSettings) -> Terms:
-    seconds = upstream.connect_seconds_max + upstream.total_seconds_max
+def _terms(upstream: UpstreamSettings, policy: PolicySettings) -> Terms:
+    # Between the quote and the end of the reply, a call may wait for each of these, one after the other.
+    seconds = (
+        COUNT_SECONDS_MAX,
+        policy.wait_seconds_max,
+        upstream.connect_seconds_max,
+        upstream.idle_seconds_max,
+        upstream.total_seconds_max,
+    )
     return Terms(
         deployments=upstream.deployments,
         only_deployments=upstream.record.only_deployments,
-        horizon=math.ceil(seconds) * SECOND,
+        horizon=math.ceil(sum(seconds)) * SECOND,
     )
 
 

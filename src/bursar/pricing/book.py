@@ -43,7 +43,8 @@ class Terms:
     only_deployments: bool = False
     """Whether a name that is not among them could be any model."""
     horizon: int = 15 * 60 * SECOND
-    """Microseconds until a call that is made now must have ended; the dearest price of that time is quoted."""
+    """Microseconds from a call's quote to the last byte of its reply, all waits included, at most; the dearest price of
+    that time is quoted."""
 
 
 class Book:
