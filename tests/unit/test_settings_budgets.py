@@ -25,7 +25,7 @@ def test_a_budget_is_what_the_ledger_takes() -> None:
         | {"policy": {"timezone": "Asia/Tokyo"}},
         "test",
     )
-    assert settings.budgets("ci") == (
+    assert settings.key_budgets("ci") == (
         Budget(Unit.USD, 50_000_000_000, "day@Europe:Berlin"),
         Budget(Unit.CALLS, 1000, "rolling-1h"),
         Budget(Unit.TOKENS, 7, "month@Asia:Tokyo"),

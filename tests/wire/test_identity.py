@@ -55,12 +55,16 @@ async def test_the_body_of_claude_code_names_the_run(wire: Wire) -> None:
 
 async def test_the_path_comes_before_the_header_and_the_header_before_the_session(wire: Wire) -> None:
     wire.provider.script = play(answer(CHAT.reply))
-    names = {"x_bursar_run": "by-header", "x_session_id": "by-session"}
+    names = {"x_session_id": "by-session"}
     got = await wire.post("/r/by-path/v1/chat/completions", CHAT.request, **names)
     assert got.headers["x-bursar-run"] == "by-path"
     got = await wire.post("/r/by-path/openai/v1/chat/completions", CHAT.request, **names)
     assert got.headers["x-bursar-run"] == "by-path"
+    names["x_bursar_run"] = "by-header"
     assert (await wire.post(CHAT.path, CHAT.request, **names)).headers["x-bursar-run"] == "by-header"
+    served = len(wire.provider.served)
+    got = await wire.post("/r/by-path/v1/chat/completions", CHAT.request, **names)
+    assert (got.status, len(wire.provider.served)) == (400, served)
 
 
 async def test_without_a_name_there_is_one_run_per_key_and_day(wire: Wire) -> None:

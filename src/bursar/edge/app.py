@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import gc
 import itertools
 import logging
@@ -20,16 +19,16 @@ from bursar.dialects.protocol import Dialect, Request
 from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
-from bursar.edge.callers import ANY_MODEL, Caller, Callers, Unauthorized, refused_model
+from bursar.edge.callers import Caller, Callers, Unauthorized, may, refused_call
 from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
-from bursar.edge.identity import account_path
+from bursar.edge.identity import NOBODY, AccountPath, Asked, Claims, account_path, claims
+from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
-from bursar.edge.runs import name as run_name
 from bursar.edge.wiring import Parts, wire
 from bursar.events import CallRefused, EventBus
 from bursar.ledger.account import ClearModel
@@ -72,6 +71,8 @@ class Gateway:
 
     def __init__(self, settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> None:
         self.events = EventBus()
+        self._metrics = Metrics()
+        self.events.subscribe(self._metrics.note)
         self.store = store
         self._settings = settings
         self._parts: Parts = wire(settings, store, provider_keys)
@@ -171,6 +172,8 @@ class Gateway:
             await exchange.answer_json(200, {"status": "ok"})
         elif method in ("GET", "HEAD") and path == "/readyz":
             await self._readyz(exchange)
+        elif method in ("GET", "HEAD") and path == "/metrics":
+            await exchange.answer(200, await self._metrics.text(self.store), CONTENT_TYPE)
         elif method == "HEAD" and path == "/":
             await exchange.answer(200, b"", "text/plain")  # clients probe whether somebody is there
         elif method == "GET" and (asked := read_models_path(_path(scope)[1], self._settings.upstreams)):
@@ -196,7 +199,7 @@ class Gateway:
         shape = shape_of(asked, exchange.headers, named.dialect if named else "")
         upstream = asked.upstream or shape.upstream
         try:
-            caller = await self._callers.identify(exchange.headers)
+            caller = await self._callers.identify(exchange.headers, _address(scope))
         except LedgerUnavailableError as error:
             _log.warning("ledger unavailable: %s", error)
             await self._send(exchange, shape.dialect, refusals.ledger_unavailable(""))
@@ -204,7 +207,8 @@ class Gateway:
         if isinstance(caller, Unauthorized):
             await self._refuse(exchange, shape.dialect, caller)
             return
-        is_open = upstream in self._settings.upstreams and upstream not in self._parts.missing_keys
+        is_there = upstream in self._settings.upstreams and upstream not in self._parts.missing_keys
+        is_open = is_there and not caller.role and may(caller.upstreams, upstream)
         cards = await models_of(self._parts.book, self._clock, upstream, caller) if is_open else []
         if not asked.model:
             await exchange.answer_json(200, shape.all([shape.one(card) for card in cards]))
@@ -221,7 +225,7 @@ class Gateway:
             if isinstance(query, Refused):
                 await self._refuse(exchange, dialect, query)
                 return
-            caller = await self._callers.identify(exchange.headers)
+            caller = await self._callers.identify(exchange.headers, _address(scope))
             if isinstance(caller, Unauthorized):
                 await self._refuse(exchange, dialect, caller)
                 return
@@ -229,14 +233,13 @@ class Gateway:
             if isinstance(call, Refused):
                 await self._refuse_caller(exchange, dialect, call, caller)
                 return
-            names = call.client_names if isinstance(call, Call) else ()
-            run = run_name(caller, target.run, exchange.headers, names, self._clock.now())
-            if isinstance(run, Refused):
-                await self._refuse_caller(exchange, dialect, run, caller)
+            claimed = claims(caller, _asked(target, exchange.headers, call), self._clock.now())
+            if isinstance(claimed, Refused):
+                await self._refuse_caller(exchange, dialect, claimed, caller)
             elif isinstance(call, FreeRequest):
-                await self._count(call, dialect, exchange, caller, run)
+                await self._count(call, dialect, exchange, caller, claimed.run)
             else:
-                await self._pay(call, dialect, exchange, caller, run)
+                await self._pay(call, dialect, exchange, caller, claimed)
         except LedgerUnavailableError as error:
             _log.warning("ledger unavailable: %s", error)
             await self._send(exchange, dialect, refusals.ledger_unavailable(""))
@@ -275,11 +278,7 @@ class Gateway:
         call = free_request(request) if target.route.is_free else target.route.dialect.parse(request)
         if isinstance(call, Refused):
             return call
-        if caller.models != ANY_MODEL and not any(
-            fnmatch.fnmatchcase(call.model, allowed) for allowed in caller.models
-        ):
-            return refused_model(caller, call.model)
-        return call
+        return refused_call(caller, call.upstream, call.model) or call
 
     async def _count(self, free: FreeRequest, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
         """Pass on what costs nothing, for a caller who could pay for it if it did."""
@@ -290,24 +289,24 @@ class Gateway:
         else:
             await self._refuse_caller(exchange, dialect, answer, caller)
 
-    async def _pay(self, call: Call, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
+    async def _pay(self, call: Call, dialect: Dialect, exchange: Exchange, caller: Caller, claimed: Claims) -> None:
+        path = await account_path(self._runs, caller, claimed)
         client = HttpClient(
             exchange=exchange,
             dialect=dialect,
             events=self.events,
             call_id=f"{self._call_prefix}{next(self._call_numbers)}",
-            run=run,
+            run=claimed.run,
             key=caller.key,
             model=call.model,
-            path=account_path(caller, run),
+            path=path if isinstance(path, AccountPath) else NOBODY,
             refusal_status=self._parts.refusal_status,
         )
         try:
-            taken = await self._runs.admit(caller, run)
-            if taken is not None:
-                await client.refuse(taken)
+            if not isinstance(path, AccountPath):
+                await client.refuse(path)
             else:
-                routes = self._fallbacks.after(call)
+                routes = [one for one in self._fallbacks.after(call) if may(caller.upstreams, one.upstream)]
                 spares = SpareCalls(call, dialect, exchange.headers, routes, self._quirks, caller.models)
                 await proxy(call, dialect, self._parts.gate, client, spares)
         finally:
@@ -331,6 +330,18 @@ class Gateway:
         if not exchange.has_started:
             body = dialect.error(answer.status, answer.code, answer.message, answer.details)
             await exchange.answer(answer.status, body, "application/json", answer.headers)
+
+
+def _address(scope: Scope) -> str:
+    """Give where a request comes from: the other end of the connection, which no header can change."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _asked(target: Target, headers: Mapping[str, str], call: Call | FreeRequest) -> Asked:
+    if isinstance(call, Call):
+        return Asked(target.run, headers, call.body, call.client_names)
+    return Asked(target.run, headers, None, ())
 
 
 def _headers(raw: list[tuple[bytes, bytes]]) -> tuple[dict[str, str], str]:

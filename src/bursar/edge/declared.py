@@ -36,5 +36,5 @@ async def declare(store: Store, declaration: Declaration) -> None:
         # A budget that was taken out of the settings limits nothing any more.
         limits.setdefault((Unit(unit), period), None)
     for (unit, period), limit in limits.items():
-        await store.submit(SetLimit(declaration.scope, unit, limit, period))
+        await store.submit(SetLimit(declaration.scope, unit, limit, period, opens=True))
     await store.declare(declaration.scope, text)

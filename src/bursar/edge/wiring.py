@@ -198,6 +198,14 @@ def _declared_caller(name: str, settings: Settings) -> Caller:
         template=settings.run_template(name).limits,
         models=key.models,
         runs_per_hour_max=key.runs_per_hour_max,
+        team=key.team,
+        user=key.user,
+        tags=key.tags,
+        tags_required=key.tags_required,
+        upstreams=key.upstreams,
+        networks=key.networks,
+        role=key.role,
+        expires_at=key.expires,
     )
 
 
@@ -213,22 +221,25 @@ def _by_digest(rules: Mapping[str, Caller], settings: Settings) -> dict[str, Cal
 def _openings(settings: Settings) -> tuple[OpenScope, ...]:
     local = OpenScope(scope=f"key:{LOCAL_KEY}", owner="", limits=Limits())
     keys = [
-        OpenScope(scope=f"key:{name}", owner="", limits=key.limits, budgets=settings.budgets(name))
+        OpenScope(scope=f"key:{name}", owner="", limits=key.limits, budgets=settings.key_budgets(name))
         for name, key in settings.keys.items()
     ]
     return (local, *keys)
 
 
 def _declarations(settings: Settings) -> tuple[Declaration, ...]:
-    """A declared key has the declared limits, whatever it was opened with before."""
-    return tuple(
+    """A declared key has the declared limits, whatever it was opened with before; and so has everybody beside it."""
+    zone = settings.policy.timezone
+    keys = (
         Declaration(
             f"key:{name}",
             (
                 Budget(Unit.USD, key.limits.usd, LIFETIME),
                 Budget(Unit.CALLS, key.limits.calls, LIFETIME),
-                *settings.budgets(name),
+                *((Budget(Unit.TOKENS, key.limits.tokens, LIFETIME),) if key.limits.tokens is not None else ()),
+                *settings.key_budgets(name),
             ),
         )
         for name, key in settings.keys.items()
     )
+    return (*keys, *(Declaration(scope, payer.all(zone)) for scope, payer in settings.payers().items()))

@@ -3,7 +3,7 @@
 from bursar.settings.reading import CONFIG_NAME, SettingsError, absolute_url, load, parse
 from bursar.settings.root import Settings
 from bursar.settings.sections import LedgerSettings, PolicySettings, ServerSettings
-from bursar.settings.spenders import BudgetSettings, Defaults, KeySettings, RunTemplate
+from bursar.settings.spenders import BudgetSettings, Defaults, KeySettings, RunTemplate, SpenderSettings
 from bursar.settings.upstreams import ModelSettings, UpstreamSettings
 from bursar.settings.values import SQLITE_PREFIX, nanodollars
 
@@ -20,6 +20,7 @@ __all__ = [
     "ServerSettings",
     "Settings",
     "SettingsError",
+    "SpenderSettings",
     "UpstreamSettings",
     "absolute_url",
     "load",

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from bursar.ledger.account import Budget
 from bursar.settings.sections import LedgerSettings, PolicySettings, ServerSettings
-from bursar.settings.spenders import Defaults, KeySettings, RunTemplate
+from bursar.settings.spenders import Defaults, KeySettings, RunTemplate, SpenderSettings
 from bursar.settings.upstreams import ModelSettings, UpstreamSettings
-from bursar.settings.values import KeyName, Section, UpstreamName, nearest
+from bursar.settings.values import KeyName, Payer, Section, Spender, Tag, UpstreamName, nearest
 from bursar.upstream.configured import built_in, filled
 
 # These are the first path segments of the gateway's own routes; an upstream of that name could not be reached.
@@ -25,6 +25,12 @@ class Settings(Section):
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     server: ServerSettings = ServerSettings()
     defaults: Defaults = Defaults()
+    organisation: SpenderSettings = SpenderSettings()
+    teams: dict[Spender, SpenderSettings] = Field(default_factory=dict)
+    users: dict[Spender, SpenderSettings] = Field(default_factory=dict)
+    tags: dict[Tag, SpenderSettings] = Field(default_factory=dict)
+    budgets: dict[Payer, SpenderSettings] = Field(default_factory=dict)
+    """Of models and upstreams, by their scope: `model:gpt-*`, `upstream:openai`."""
     keys: dict[KeyName, KeySettings] = Field(default_factory=dict)
     upstreams: Annotated[dict[UpstreamName, UpstreamSettings], Field(validate_default=True)] = Field(
         default_factory=dict
@@ -97,11 +103,31 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _budgets_differ(self) -> Settings:
-        for name in self.keys:
-            budgets = {(budget.unit, budget.period) for budget in self.budgets(name)}
-            if len(budgets) < len(self.keys[name].budgets):
-                raise ValueError(f"[keys.{name}] has two budgets of the same unit and period")
+        for table, spender in self._tables().items():
+            budgets = {(budget.unit, budget.period) for budget in spender.in_periods(self.policy.timezone)}
+            if len(budgets) < len(spender.budgets):
+                raise ValueError(f"[{table}] has two budgets of the same unit and period")
         return self
+
+    def _tables(self) -> dict[str, SpenderSettings]:
+        return {
+            "organisation": self.organisation,
+            **{f"teams.{name}": team for name, team in self.teams.items()},
+            **{f"users.{name}": user for name, user in self.users.items()},
+            **{f'tags."{name}"': tag for name, tag in self.tags.items()},
+            **{f'budgets."{name}"': payer for name, payer in self.budgets.items()},
+            **{f"keys.{name}": key for name, key in self.keys.items()},
+        }
+
+    def payers(self) -> dict[str, SpenderSettings]:
+        """Give who pays beside keys and runs, by scope: organisation, teams, users, tags, models, upstreams."""
+        return {
+            **({"org": self.organisation} if "organisation" in self.model_fields_set else {}),
+            **{f"team:{name}": team for name, team in self.teams.items()},
+            **{f"user:{name}": user for name, user in self.users.items()},
+            **{f"tag:{name}": tag for name, tag in self.tags.items()},
+            **self.budgets,
+        }
 
     def with_ledger(self, url: str) -> Settings:
         """Give these settings with the ledger at another place; the marker belongs to the ledger of the settings."""
@@ -113,9 +139,9 @@ class Settings(Section):
         own = self.keys.get(key)
         return self.defaults.run if own is None or own.run is None else own.run
 
-    def budgets(self, key: str) -> tuple[Budget, ...]:
-        """Give the budgets of a key as the ledger takes them."""
-        return tuple(budget.budget(self.policy.timezone) for budget in self.keys[key].budgets)
+    def key_budgets(self, key: str) -> tuple[Budget, ...]:
+        """Give the budgets of a key that come anew, as the ledger takes them."""
+        return self.keys[key].in_periods(self.policy.timezone)
 
     def provider_keys(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Give the secret of every upstream whose key is in the environment, by the upstream's name."""

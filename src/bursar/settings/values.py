@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 import re
@@ -11,10 +12,16 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import Url
 
+from bursar.clock import SECOND, Instant
 from bursar.ledger.periods import period_spec
 from bursar.money import Money, MoneyError
 
 SQLITE_PREFIX = "sqlite:///"
+# The name of a tag is written in small letters, since the name of a header has no other.
+TAG_NAME = r"[a-z0-9][a-z0-9._:-]{0,63}"
+TAG_VALUE = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
+USER_NAME = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
+_TAG = re.compile(rf"{TAG_NAME}(={TAG_VALUE})?")
 
 
 class Section(BaseModel):
@@ -59,6 +66,58 @@ def _seconds(value: object) -> object:
     return float(value) if isinstance(value, Decimal) else value
 
 
+def tag_text(value: str) -> str:
+    """Give a tag back that is one: `NAME=VALUE`, or only a name."""
+    if not _TAG.fullmatch(value):
+        raise ValueError(f"{value!r} is not a tag: NAME=VALUE, such as env=prod, with the name in small letters")
+    return value
+
+
+def _tag_name(value: str) -> str:
+    if not re.fullmatch(TAG_NAME, value):
+        raise ValueError(f"{value!r} is not the name of a tag: small letters, digits, dots, colons, hyphens")
+    return value
+
+
+def _spender_name(value: str) -> str:
+    if value not in ("", "*") and not re.fullmatch(USER_NAME, value):
+        raise ValueError(f"{value!r} is not a name: 1 to 128 letters, digits and . _ : @ + -")
+    return value
+
+
+def network(value: str) -> str:
+    """Give a network back that is one; raises ValueError."""
+    try:
+        ipaddress.ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; write a network such as 10.0.0.0/8, or one address") from None
+    return value
+
+
+def instant(value: object) -> object:
+    """Turn a date, which means its first moment in UTC, or a time with its zone into an instant."""
+    if isinstance(value, str):
+        try:
+            value = datetime.datetime.fromisoformat(value) if "T" in value else datetime.date.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a date such as 2027-01-31 or 2027-01-31T18:00:00Z") from None
+    if isinstance(value, datetime.datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone; write {value.isoformat()}Z for UTC")
+        return Instant(int(value.timestamp()) * SECOND)
+    if isinstance(value, datetime.date):
+        midnight = datetime.datetime.combine(value, datetime.time(), datetime.UTC)
+        return Instant(int(midnight.timestamp()) * SECOND)
+    return value
+
+
+def _payer(value: str) -> str:
+    kind, _, name = value.partition(":")
+    if kind not in ("model", "upstream") or not name or "*" in name[:-1] or (kind == "upstream" and "*" in name):
+        raise ValueError(f'{value!r} is no budget; write "model:NAME", "model:PREFIX*" or "upstream:NAME"')
+    return value
+
+
 def known_zone(value: str) -> str:
     """Give a time zone back that there is; raises PeriodError."""
     period_spec("day", value)
@@ -69,6 +128,7 @@ Usd = Annotated[str, BeforeValidator(_usd_text), AfterValidator(_amount_of_usd)]
 UsdLimit = Annotated[Usd | None, BeforeValidator(_no_limit)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 CountLimit = Annotated[Count | None, BeforeValidator(_no_limit)]
+HourLimit = Annotated[Annotated[int, Field(ge=1, le=24 * 366)] | None, BeforeValidator(_no_limit)]
 Price = Annotated[str, BeforeValidator(_usd_text), AfterValidator(_price_text)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=86_400)]
 SecondsOrZero = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86_400)]
@@ -78,6 +138,13 @@ Word = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._:-]{0
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 LedgerUrl = Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgres(ql)?://\S+)$")]
+Tag = Annotated[str, AfterValidator(tag_text)]
+TagName = Annotated[str, AfterValidator(_tag_name)]
+SpenderName = AfterValidator(_spender_name)
+Spender = Annotated[str, StringConstraints(pattern=rf"^{USER_NAME}$")]
+Payer = Annotated[str, AfterValidator(_payer)]
+"""The scope of a budget that pays because of where a call goes: a model, all that begin alike, an upstream."""
+Network = Annotated[str, AfterValidator(network)]
 UpstreamName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 
 
