@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_kit import authorize
+from ledger_kit import KEY, NOON, authorize, opened
 
-from bursar.clock import Instant
+from bursar.clock import SECOND, Instant
 from bursar.ledger.account import (
     AccountState,
     Ask,
@@ -64,3 +64,20 @@ def test_a_scope_is_opened_limited_stopped_and_asked_in_one_batch() -> None:
         ("run:fresh/usd/lifetime", 100, 1, "open"),
         ("run:fresh/calls/lifetime", 7, 1, "open"),
     ]
+
+
+@given(
+    st.sampled_from(["hour", "day@Europe:Berlin", "month", "rolling-1m", "rolling-100s", "rolling-5h"]),
+    st.lists(st.integers(-4_000, 100_000), max_size=4),
+)
+def test_an_account_that_a_batch_makes_is_not_past_in_the_same_batch(spec: str, seconds: list[int]) -> None:
+    """The stores write what is past by the keys of its rows, and what is new as what counts."""
+    store = opened()
+    store.do(SetLimit(KEY, Unit.USD, None, spec))
+    now, key = NOON, 100
+    for number, more in enumerate(seconds):
+        now = Instant(now + more * SECOND)
+        _, changes = decide(store.books, [authorize(f"a{number}"), authorize(f"b{number}")], now)
+        assert all(balance.key is not None for balance in changes.past)
+        for balance in changes.new_balances:
+            balance.key = key = key + 1

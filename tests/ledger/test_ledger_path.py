@@ -134,10 +134,10 @@ def test_a_threshold_of_a_rolling_window_is_that_of_all_its_slots() -> None:
         store.do(authorize(call))
         store.clock.advance(3_600)
     # Each is booked in the slot that it was taken from, and none of the slots comes to half of the limit by itself.
-    settle(store, "a", 3_000)
-    settle(store, "b", 1_999)
+    settle(store, "c", 1_999)
+    settle(store, "b", 3_000)
     assert store.happenings == []
-    settle(store, "c", 1)
+    settle(store, "a", 1)
     (happening,) = store.happenings
     newest = [balance.name for balance in store.books.scopes[RUN] if "rolling" in balance.name]
     assert [happening.subject] == newest

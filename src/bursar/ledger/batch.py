@@ -62,7 +62,7 @@ class Changes:
     refused: dict[str, int] = field(default_factory=dict)
     """Refused calls per run scope."""
     past: list[Balance] = field(default_factory=list)
-    """Accounts that exist and that no authorize looks at any more."""
+    """Accounts that no authorize looks at any more; none is new, for all of a batch is of one instant."""
     claims: dict[tuple[str, str], Claim] = field(default_factory=dict)
     """By account and call; to be written over what is there."""
     unclaimed: set[str] = field(default_factory=set)

@@ -100,9 +100,8 @@ async def write(connection: Connection, changes: Changes, now: Instant) -> int:
     if changes.scopes:
         await connection.execute(SQL["write_scopes"], *_columns(changes.scopes, 5))
     if changes.new_balances:
-        past = {id(balance) for balance in changes.past}
-        new = [_new_account(balance, id(balance) not in past) for balance in changes.new_balances]
-        await connection.execute(SQL["write_new_accounts"], *_columns(new, 12))
+        new = [_new_account(balance) for balance in changes.new_balances]
+        await connection.execute(SQL["write_new_accounts"], *_columns(new, 11))
     if changes.terms:
         terms = [(b.key, b.limit, b.ceiling, b.state, b.held, b.captured, b.overrun) for b in changes.terms.values()]
         await connection.execute(SQL["write_account_terms"], *_columns(terms, 7))
@@ -131,9 +130,8 @@ async def _write_batch(connection: Connection, changes: Changes) -> int:
 
 
 async def _write_rare(connection: Connection, changes: Changes, now: Instant) -> None:
-    keys = [balance.key for balance in changes.past if balance.key is not None]
-    if keys:
-        await connection.execute(SQL["write_past_accounts"], keys)
+    if changes.past:
+        await connection.execute(SQL["write_past_accounts"], [balance.key for balance in changes.past])
     if changes.claims:
         await connection.execute(SQL["write_stale_claims"], now - CLAIMS_KEPT)
         await connection.execute(SQL["write_claims"], *_columns(changes.claims.values(), 5))
@@ -149,11 +147,11 @@ async def _write_rare(connection: Connection, changes: Changes, now: Instant) ->
         await connection.execute(SQL["write_fenced"], changes.fenced, now)
 
 
-def _new_account(b: Balance, counts: bool) -> tuple[object, ...]:
+def _new_account(b: Balance) -> tuple[object, ...]:
     unit = UNITS[b.unit].value
     return (
         *(b.scope, unit, b.period, b.limit, b.ceiling, b.held, b.captured, b.overrun, b.state),
-        *(b.starts_at, b.ends_at, counts),
+        *(b.starts_at, b.ends_at),
     )
 
 

@@ -93,7 +93,6 @@ def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int
 
 def _write_rare(connection: sqlite3.Connection, changes: Changes, now: Instant) -> None:
     if changes.past:
-        # A slot may have been written for the first time in this very batch; the store has no key of it then.
         connection.executemany(SQL["write_past_accounts"], [(balance.key,) for balance in changes.past])
     if changes.claims:
         connection.execute(SQL["write_stale_claims"], (now - CLAIMS_KEPT,))

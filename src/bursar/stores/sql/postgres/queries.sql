@@ -35,14 +35,12 @@ INSERT INTO bursar.scopes (scope, owner, label, opened_at, path)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]);
 
 -- name: write_new_accounts
-INSERT INTO bursar.accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at, counts)
-SELECT n.scope, n.unit, n.period, n.cap, n.ceiling, n.held, n.captured, n.overrun, n.state, n.starts_at, n.ends_at, n.counts
+INSERT INTO bursar.accounts (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at)
+SELECT n.scope, n.unit, n.period, n.cap, n.ceiling, n.held, n.captured, n.overrun, n.state, n.starts_at, n.ends_at
 FROM unnest(
     $1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::text[], $10::bigint[], $11::bigint[], $12::boolean[]
-) WITH ORDINALITY AS n (
-    scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at, counts, place
-)
+    $9::text[], $10::bigint[], $11::bigint[]
+) WITH ORDINALITY AS n (scope, unit, period, cap, ceiling, held, captured, overrun, state, starts_at, ends_at, place)
 ORDER BY n.place;
 
 -- name: write_account_terms
