@@ -12,7 +12,19 @@ from bursar.stores.migrate import migrate_sqlite
 from bursar.stores.queries import queries
 
 SQL = queries("sqlite")
-LARGE = ("entries", "holds", "accounts", "scopes", "keys", "workers", "base_accounts", "base_holds", "folded_calls")
+LARGE = (
+    "entries",
+    "holds",
+    "accounts",
+    "scopes",
+    "keys",
+    "workers",
+    "base_accounts",
+    "base_holds",
+    "folded_calls",
+    "outbox",
+    "deliveries",
+)
 """Tables that grow with every call, run, key or start; the others have a row per model or per call that waits."""
 RARE = {"read_count_of_holds", "read_base_accounts", "read_base_holds", "read_accounts", "read_all_accounts"} | {
     *("read_holds", "read_keys", "read_spent_by_day", "read_holds_in_state", "read_quarantined", "read_runs"),

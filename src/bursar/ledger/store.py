@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from bursar.clock import SECOND, Instant
@@ -17,6 +18,9 @@ ANSWER_KEPT = DAY
 """How long a write that is sent again is known."""
 ANSWER_PENDING = 60 * SECOND
 """How long one that never ended keeps its name."""
+NEVER = Instant(0)
+NEWEST = 2**62
+"""No number of a row is as high."""
 LEASE = 10 * SECOND
 """How long one worker that folds keeps the others from it after its last step."""
 
@@ -176,6 +180,73 @@ class Compacted:
     """The entries do not agree with themselves or with the books; nothing was done."""
 
 
+class DeliveryState(StrEnum):
+    """How far one webhook has been told of one happening."""
+
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """Who has been told of a happening, or will be."""
+
+    webhook: str
+    state: DeliveryState
+    attempts: int
+    next_at: Instant
+    said: str
+    """What came back last."""
+
+
+@dataclass(frozen=True, slots=True)
+class HappeningRow:
+    """Something that people want to hear of, as the outbox remembers it."""
+
+    id: int
+    kind: str
+    key: str
+    at: Instant
+    subject: str
+    """The account, call or model."""
+    detail: dict[str, object]
+    attempts: int = 0
+    """Which attempt of a webhook this is, where it was taken for one."""
+    deliveries: tuple[DeliveryRow, ...] = ()
+
+
+class Outbox(Protocol):
+    """What has happened that people want to hear of, written with it; read, told and forgotten here."""
+
+    async def take(
+        self, webhook: str, kinds: tuple[str, ...], since: Instant, window: int, lease: int, rows_max: int
+    ) -> tuple[HappeningRow, ...]:
+        """Give what this webhook has to be told now, and keep others from telling it until the lease ends.
+
+        That is what was to be tried again by now, then what it was never told: of these kinds (none: of all), not
+        from before `since` and not older than the window. Raises LedgerUnavailableError, as all of these do.
+        """
+        ...
+
+    async def note(self, webhook: str, taken: HappeningRow, state: DeliveryState, said: str, after: int = 0) -> None:
+        """Remember how telling went; what still waits is due again after so many microseconds.
+
+        Does nothing where another has taken it since, unless it was delivered.
+        """
+        ...
+
+    async def newest(
+        self, kinds: tuple[str, ...] = (), since: Instant = NEVER, before: int = NEWEST, rows_max: int = 100
+    ) -> tuple[HappeningRow, ...]:
+        """Give the newest happenings with a lower number than `before`, newest first, and who was told."""
+        ...
+
+    async def prune(self, keep_days: int, rows_max: int) -> int:
+        """Forget at most so many happenings that are older, told or not; give how many there were."""
+        ...
+
+
 class Store(Protocol):
     """One ledger database, as one worker process sees it.
 
@@ -188,6 +259,11 @@ class Store(Protocol):
     """The identity under which this process lives; its lock dies with it."""
     warnings: tuple[str, ...]
     """Where the database is set to lose what it has acknowledged; known after `start`."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Give what people want to hear of."""
+        ...
 
     async def submit(self, operation: Operation) -> Answer:
         """Have the operation decided and durable; raises LedgerUnavailableError, BrokenInvariantError."""

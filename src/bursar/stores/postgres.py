@@ -55,6 +55,7 @@ from bursar.stores.postgres_link import (
     take_life,
     warnings_of,
 )
+from bursar.stores.postgres_outbox import PostgresOutbox
 from bursar.stores.postgres_retention import compact, verify
 from bursar.stores.postgres_writer import Opened, Work, Writer
 
@@ -87,7 +88,6 @@ class PostgresStore(PostgresAnswers):
         self.worker = ""
         """Empty until the store is started."""
         self.warnings: tuple[str, ...] = ()
-        """Where the server is set to lose what it has acknowledged."""
         self._url = url
         self._place = place_of(url)
         self._clock = clock
@@ -101,6 +101,7 @@ class PostgresStore(PostgresAnswers):
         self._key_finder = reads.keys_by_digest(self._reader)
         self._pattern_finder = reads.model_patterns(self._reader)
         self._is_open = False
+        self.outbox = PostgresOutbox(self._reader, self._now)
 
     # ---- life ----------------------------------------------------------------------------------------------------
 

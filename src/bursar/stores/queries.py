@@ -13,9 +13,13 @@ _MANY = re.compile(r"(\((?:\?|\?, )+\)) /\*rows\*/")
 @lru_cache
 def queries(engine: str) -> dict[str, str]:
     """Give the named queries of an engine."""
-    text = (resources.files("bursar.stores") / "sql" / engine / "queries.sql").read_text("utf-8")
-    parts = _NAME.split(text)[1:]
-    return {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    named: dict[str, str] = {}
+    for file in (resources.files("bursar.stores") / "sql" / engine).iterdir():
+        if file.name[0].isdigit():
+            continue  # a migration
+        parts = _NAME.split(file.read_text("utf-8"))[1:]
+        named |= {name: body.strip().rstrip(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return named
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bursar.clock import Instant
 from bursar.ledger.account import HoldState
 from bursar.ledger.books import HoldFacts, amounts, unpack
-from bursar.ledger.store import Entry, HoldRow, KeyRow, QuarantineRow
+from bursar.ledger.store import DeliveryRow, DeliveryState, Entry, HappeningRow, HoldRow, KeyRow, QuarantineRow
 
 
 def hold_row(row: Sequence[object]) -> HoldRow:
@@ -53,3 +53,15 @@ def quarantine_row(row: tuple[str, int, str, int, int, int, int, int, int]) -> Q
     model, since, call_id, *rest = row
     held, cost = (rest[0], rest[1], rest[2]), (rest[3], rest[4], rest[5])
     return QuarantineRow(model, Instant(since), call_id, amounts(held), amounts(cost))
+
+
+def happening_row(row: tuple[int, str, str, int, str, str]) -> HappeningRow:
+    """Give something that people want to hear of."""
+    number, kind, key, at, subject, detail = row
+    return HappeningRow(number, kind, key, Instant(at), subject, json.loads(detail))
+
+
+def delivery_row(row: tuple[int, str, str, int, int, str]) -> DeliveryRow:
+    """Give how far a webhook was told of a happening, whose number comes first."""
+    _, webhook, state, attempts, next_at, said = row
+    return DeliveryRow(webhook, DeliveryState(state), attempts, Instant(next_at), said)

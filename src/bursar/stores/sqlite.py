@@ -33,6 +33,7 @@ from bursar.ledger.store import (
 from bursar.money import ensure
 from bursar.stores.liveness import FileLock, is_dead
 from bursar.stores.sqlite_answers import SqliteAnswers
+from bursar.stores.sqlite_outbox import SqliteOutbox
 from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
 from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect, survey
@@ -72,6 +73,7 @@ class SqliteStore(SqliteAnswers):
         self._key_reader: sqlite3.Connection | None = None
         self._writer: Writer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.outbox = SqliteOutbox(self._read, self._work, self._clock)
 
     # ---- life ----------------------------------------------------------------------------------------------------
 

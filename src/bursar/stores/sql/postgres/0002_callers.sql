@@ -26,3 +26,21 @@ CREATE INDEX answers_by_age ON bursar.answers (at);
 CREATE TABLE bursar.folded_calls (
     call_id text COLLATE "C" NOT NULL PRIMARY KEY
 );
+
+-- Who has been told what: a row for each happening and webhook, from the first attempt on.
+DROP INDEX bursar.outbox_waiting;
+ALTER TABLE bursar.outbox DROP COLUMN attempts, DROP COLUMN next_at, DROP COLUMN delivered_at;
+CREATE INDEX outbox_by_age ON bursar.outbox (at);
+
+CREATE TABLE bursar.deliveries (
+    happening bigint NOT NULL REFERENCES bursar.outbox (id) ON DELETE CASCADE,
+    webhook text COLLATE "C" NOT NULL,
+    state text COLLATE "C" NOT NULL CHECK (state IN ('waiting', 'delivered', 'given up')),
+    attempts bigint NOT NULL CHECK (attempts > 0),
+    -- The end of the lease of whoever tries at the moment; then when it is tried again.
+    next_at bigint NOT NULL,
+    said text NOT NULL,
+    PRIMARY KEY (happening, webhook)
+);
+
+CREATE INDEX deliveries_waiting ON bursar.deliveries (webhook, next_at) WHERE state = 'waiting';

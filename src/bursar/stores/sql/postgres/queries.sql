@@ -546,7 +546,8 @@ BEGIN
     GRANT UPDATE (seq) ON bursar.last_entry TO bursar_gateway;
     GRANT UPDATE (at), DELETE ON bursar.claims TO bursar_gateway;
     GRANT DELETE ON bursar.quarantine TO bursar_gateway;
-    GRANT INSERT, DELETE, UPDATE (attempts, next_at, delivered_at) ON bursar.outbox TO bursar_gateway;
+    GRANT INSERT, DELETE ON bursar.outbox TO bursar_gateway;
+    GRANT INSERT, UPDATE (state, attempts, next_at, said) ON bursar.deliveries TO bursar_gateway;
 END
 $$;
 

@@ -25,3 +25,23 @@ CREATE INDEX answers_by_age ON answers (at);
 CREATE TABLE folded_calls (
     call_id TEXT NOT NULL PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+
+-- Who has been told what: a row for each happening and webhook, from the first attempt on.
+DROP INDEX outbox_waiting;
+ALTER TABLE outbox DROP COLUMN attempts;
+ALTER TABLE outbox DROP COLUMN next_at;
+ALTER TABLE outbox DROP COLUMN delivered_at;
+CREATE INDEX outbox_by_age ON outbox (at);
+
+CREATE TABLE deliveries (
+    happening INTEGER NOT NULL REFERENCES outbox (id) ON DELETE CASCADE,
+    webhook TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'delivered', 'given up')),
+    attempts INTEGER NOT NULL CHECK (attempts > 0),
+    -- The end of the lease of whoever tries at the moment; then when it is tried again.
+    next_at INTEGER NOT NULL,
+    said TEXT NOT NULL,
+    PRIMARY KEY (happening, webhook)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX deliveries_waiting ON deliveries (webhook, next_at) WHERE state = 'waiting';
