@@ -56,6 +56,16 @@ def post(url: str, secret: str) -> int:
             return error.code
 
 
+def get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=SECONDS_MAX) as reply:
+        text: str = reply.read().decode()
+    return text
+
+
+def sum_of(page: str, metric: str) -> float:
+    return sum(float(line.rpartition(" ")[2]) for line in page.splitlines() if line.startswith(metric + "{"))
+
+
 def workers_of(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -96,6 +106,9 @@ async def test_a_worker_that_is_killed_is_replaced_and_no_connection_is_lost(her
     os.kill(before[0], signal.SIGKILL)
     calls = [asyncio.to_thread(post, url, secret) for _ in range(16)]
     assert await asyncio.gather(*calls) == [200] * 16
+    # Whichever worker is asked adds up the counts of all, of the dead one too.
+    pages = await asyncio.gather(*(asyncio.to_thread(get, f"{url}/metrics") for _ in range(4)))
+    assert [sum_of(page, "bursar_calls_granted_total") for page in pages] == [16] * 4
     assert "a worker died (signal SIGKILL); starting another" in await line_with(process.stderr, "died")
     assert len(workers_of(process.pid)) == 2
     process.terminate()

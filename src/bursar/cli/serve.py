@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,15 +73,18 @@ def serve(
         _serve_here(settings, sockets, announce)
     else:
         from bursar.cli.supervisor import supervise
+        from bursar.edge.metrics import FOLDER_VARIABLE
 
-        environ = {
-            **os.environ,
-            "BURSAR_CONFIG": str(config.absolute()) if config else "",
-            "BURSAR_LEDGER": settings.ledger.url,
-        }
         sockets = (sockets * workers)[:workers]
-        if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce)):
-            raise FailedError("the gateway cannot start; the reason is above")
+        with tempfile.TemporaryDirectory(prefix="bursar-metrics-") as folder:
+            environ = {
+                **os.environ,
+                "BURSAR_CONFIG": str(config.absolute()) if config else "",
+                "BURSAR_LEDGER": settings.ledger.url,
+                FOLDER_VARIABLE: folder,
+            }
+            if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce)):
+                raise FailedError("the gateway cannot start; the reason is above")
 
 
 def _ensure_secrets(settings: Settings) -> None:

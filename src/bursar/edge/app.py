@@ -24,6 +24,7 @@ from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
 from bursar.edge.identity import NOBODY, AccountPath, Asked, Claims, account_path, claims
+from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
@@ -70,6 +71,8 @@ class Gateway:
 
     def __init__(self, settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> None:
         self.events = EventBus()
+        self._metrics = Metrics()
+        self.events.subscribe(self._metrics.note)
         self.store = store
         self._settings = settings
         self._parts: Parts = wire(settings, store, provider_keys)
@@ -169,6 +172,8 @@ class Gateway:
             await exchange.answer_json(200, {"status": "ok"})
         elif method in ("GET", "HEAD") and path == "/readyz":
             await self._readyz(exchange)
+        elif method in ("GET", "HEAD") and path == "/metrics":
+            await exchange.answer(200, await self._metrics.text(self.store), CONTENT_TYPE)
         elif method == "HEAD" and path == "/":
             await exchange.answer(200, b"", "text/plain")  # clients probe whether somebody is there
         elif method == "GET" and (asked := read_models_path(_path(scope)[1], self._settings.upstreams)):
