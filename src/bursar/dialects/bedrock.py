@@ -22,6 +22,7 @@ from bursar.dialects.body import (
     with_members,
 )
 from bursar.dialects.fields import (
+    TOKENS_MAX,
     Seen,
     all_named,
     input_facts,
@@ -213,7 +214,7 @@ def _output(config: dict[str, object], additional: dict[str, object]) -> Output:
     budget = 0
     for name in ("thinking", "reasoning_config"):
         thinking = only_known_in(additional.get(name), f"{_ADDITIONAL}.{name}", _THINKING, Quirks())
-        budget = max(budget, whole(thinking, "budget_tokens", 1) or 0)
+        budget = max(budget, whole(thinking, "budget_tokens", 1, TOKENS_MAX - 1) or 0)
     # Thinking has to stay below the bound, or the provider refuses the request; when interleaved it may be above.
     return Output(tokens_asked=asked, tokens_min=budget + 1 if asked is None else min(budget + 1, asked))
 
