@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from bursar.call import Body
 from bursar.dialects.body import shown, unreadable, value_text
-from bursar.settings.values import TAG_NAME, TAG_VALUE, USER_NAME
+from bursar.ledger.account import PERSON, TAG_NAME, TAG_VALUE
 
 TAGS_MAX = 32
 """Tags that one call may have."""
@@ -51,7 +51,7 @@ OBJECT_RUNS = ("session_id",)
 
 _TAG_NAME = re.compile(TAG_NAME)
 _TAG_VALUE = re.compile(TAG_VALUE)
-_USER = re.compile(USER_NAME)
+_USER = re.compile(PERSON)
 _NO_TAGS = frozenset((*OBJECT_USERS, *OBJECT_RUNS, *BODY_LISTS))
 _HEADERS = frozenset((*TAG_LISTS, *TAG_OBJECTS, "baggage"))
 _MEMBERS = frozenset((*BODY_OBJECTS, *BODY_LISTS))

@@ -7,6 +7,12 @@ from enum import StrEnum
 
 from bursar.clock import Instant
 
+# What may stand in a scope behind `tag:`, `team:` and `user:`. The name of a tag is written in small letters, since the
+# name of a header has no others.
+TAG_NAME = r"[a-z0-9][a-z0-9._:-]{0,63}"
+TAG_VALUE = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
+PERSON = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
+
 
 class Unit(StrEnum):
     """What an account counts: nanodollars, calls, or tokens."""

@@ -13,14 +13,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import Url
 
 from bursar.clock import SECOND, Instant
+from bursar.ledger.account import PERSON, TAG_NAME, TAG_VALUE
 from bursar.ledger.periods import period_spec
 from bursar.money import Money, MoneyError
 
 SQLITE_PREFIX = "sqlite:///"
-# The name of a tag is written in small letters, since the name of a header has no other.
-TAG_NAME = r"[a-z0-9][a-z0-9._:-]{0,63}"
-TAG_VALUE = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
-USER_NAME = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}"
 _TAG = re.compile(rf"{TAG_NAME}(={TAG_VALUE})?")
 
 
@@ -80,7 +77,7 @@ def _tag_name(value: str) -> str:
 
 
 def _spender_name(value: str) -> str:
-    if value not in ("", "*") and not re.fullmatch(USER_NAME, value):
+    if value not in ("", "*") and not re.fullmatch(PERSON, value):
         raise ValueError(f"{value!r} is not a name: 1 to 128 letters, digits and . _ : @ + -")
     return value
 
@@ -141,7 +138,7 @@ LedgerUrl = Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgres(q
 Tag = Annotated[str, AfterValidator(tag_text)]
 TagName = Annotated[str, AfterValidator(_tag_name)]
 SpenderName = AfterValidator(_spender_name)
-Spender = Annotated[str, StringConstraints(pattern=rf"^{USER_NAME}$")]
+Spender = Annotated[str, StringConstraints(pattern=rf"^{PERSON}$")]
 Payer = Annotated[str, AfterValidator(_payer)]
 """The scope of a budget that pays because of where a call goes: a model, all that begin alike, an upstream."""
 Network = Annotated[str, AfterValidator(network)]
