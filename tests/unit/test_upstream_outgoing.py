@@ -116,6 +116,23 @@ def test_what_a_provider_does_not_have_has_no_way(path: str) -> None:
             '{"provider":{"max_price":{"prompt":9},"sort":"price"}}',
             {"max_price": {"prompt": 3, "completion": 15}, "sort": "price"},
         ),
+        (
+            '{"provider":{"max_price":{"prompt":0.5,"completion":"2.5","request":0.01}}}',
+            {"max_price": {"prompt": 0.5, "completion": "2.5", "request": 0.01}},
+        ),
+        (
+            '{"provider":{"max_price":{"prompt":1e-7,"completion":99,"image":1e999}}}',
+            {"max_price": {"prompt": 1e-07, "completion": 15, "image": float("inf")}},
+        ),
+        (
+            '{"provider":{"max_price":{"prompt":-1,"completion":"1_0"}}}',
+            {"max_price": {"prompt": 3, "completion": 15}},
+        ),
+        (
+            '{"provider":{"max_price":{"prompt":true,"completion":null}}}',
+            {"max_price": {"prompt": 3, "completion": 15}},
+        ),
+        ('{"provider":{"max_price":[1]}}', {"max_price": {"prompt": 3, "completion": 15}}),
     ],
 )
 def test_a_router_is_kept_to_the_rates_that_were_quoted(text: str, wanted: object) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from decimal import Decimal
 from urllib.parse import quote as percent_encoded
 
 from bursar.call import Head
 from bursar.dialects.bedrock_path import read_plain
-from bursar.dialects.body import object_with, value_text
+from bursar.dialects.body import object_with, read, value_text
 from bursar.dialects.protocol import Quirks
+from bursar.money import Rate
 from bursar.pricing.quote import Quote
 from bursar.upstream.http import Origin
 from bursar.upstream.providers import Endpoint
 from bursar.upstream.signing import Headers, Unsigned
+
+_PRICE = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:e-[0-9]{1,3})?")
 
 
 class NoWayError(Exception):
@@ -39,15 +44,28 @@ def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
 
 
 def quirks_for(endpoint: Endpoint, quote: Quote) -> Quirks:
-    """Give the upstream's quirks, and where it is a router, keep it to what was quoted."""
+    """Give the upstream's quirks, and keep a router to the rates that were quoted, or to lower ones that the client names."""
     field = endpoint.provider.price_ceiling_field
     if not field:
         return endpoint.quirks
-    ceiling = json.dumps({"prompt": "?", "completion": "!"})
-    ceiling = ceiling.replace('"?"', str(quote.rates.input)).replace('"!"', str(quote.rates.output))
-    wishes = value_text(quote.call.body, field)
-    within = object_with(wishes if wishes.startswith("{") else "{}", "max_price", ceiling)
+    wishes = _object_or_empty(value_text(quote.call.body, field))
+    ceiling = _object_or_empty(value_text(read(wishes.encode()).body, "max_price"))
+    asked = json.loads(ceiling)
+    for name, rate in (("prompt", quote.rates.input), ("completion", quote.rates.output)):
+        if not _is_lower(asked.get(name), rate):
+            ceiling = object_with(ceiling, name, str(rate))
+    within = object_with(wishes, "max_price", ceiling)
     return replace(endpoint.quirks, set_fields={**endpoint.quirks.set_fields, field: within})
+
+
+def _object_or_empty(text: str) -> str:
+    return text if text.startswith("{") else "{}"
+
+
+def _is_lower(asked: object, rate: Rate) -> bool:
+    """Say whether the client's own ceiling is a price, and is below the quoted rate."""
+    text = "" if isinstance(asked, bool) else str(asked)
+    return _PRICE.fullmatch(text) is not None and Decimal(text) < Decimal(str(rate))
 
 
 async def request_bytes(endpoint: Endpoint, origin: Origin, target: str, passed: Headers, body: bytes) -> bytes:
