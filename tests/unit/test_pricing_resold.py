@@ -6,10 +6,12 @@ import pytest
 from pricing_samples import NOW
 
 from bursar.clock import SECOND, Instant
+from bursar.edge.wiring import price_book
 from bursar.money import Rate
 from bursar.pricing.book import Book, Terms, regional_percent
 from bursar.pricing.own import OwnModel
 from bursar.pricing.rates import Card, Family, Unpriced, rates_at
+from bursar.settings import parse
 
 HOUR = 3600 * SECOND
 
@@ -85,6 +87,14 @@ def test_claude_on_bedrock_costs_what_its_maker_asks_and_the_zone_on_top(name: s
     card = priced(a_book("bedrock"), name)
     assert rates(card) == (30_000 * percent, 150_000 * percent)
     assert (card.model, card.family) == (name, Family.CLAUDE)
+
+
+@pytest.mark.parametrize("zone", ["", "us-gov.", "global."])
+def test_in_a_region_of_the_government_every_name_costs_a_fifth_more(zone: str) -> None:
+    settings = parse({"upstreams": {"bedrock": {"region": "us-gov-west-1"}}}, "test")
+    card = price_book(settings).card("bedrock", f"{zone}anthropic.claude-sonnet-4-5-20250929-v1:0", NOW)
+    assert isinstance(card, Card)
+    assert rates(card) == (3_600_000, 18_000_000)
 
 
 def test_a_name_that_says_its_maker_costs_what_the_seller_asks_on_top_too() -> None:

@@ -30,14 +30,13 @@ class Seller:
     percent_of_zone: Mapping[str, int] = field(default_factory=dict)
 
 
+_ON_BEDROCK = re.compile(r"(?:(?P<zone>[a-z-]+)\.)?anthropic\.(?P<model>claude-.+?)(?:-v\d+(?::\d+)?)?")
+
 SELLERS = {
     # A profile of one region or zone costs a tenth more than the global one, and the government's a fifth.
-    "bedrock": Seller(
-        ("anthropic",),
-        re.compile(r"(?:(?P<zone>[a-z-]+)\.)?anthropic\.(?P<model>claude-.+?)(?:-v\d+(?::\d+)?)?"),
-        percent=110,
-        percent_of_zone={"global": 100, "us-gov": 120},
-    ),
+    "bedrock": Seller(("anthropic",), _ON_BEDROCK, percent=110, percent_of_zone={"global": 100, "us-gov": 120}),
+    # The price is that of the region which the request is made in, whatever the model is called there.
+    "bedrock-us-gov": Seller(("anthropic",), _ON_BEDROCK, percent=120),
     # A gateway in front of several makers; a name may say which one it means: `anthropic:claude-sonnet-4-5`.
     "any": Seller(("openai", "anthropic", "google", "mistral", "groq", "deepseek", "x-ai")),
 }

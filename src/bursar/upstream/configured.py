@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from bursar.upstream.providers import BUILT_IN, COMPATIBLE, PROVIDERS, Provider, Way
 
-_FROM_THE_PROVIDER = ("dialect", "key_env", "prices", "output_field", "path_prefix")
+_FROM_THE_PROVIDER = ("dialect", "key_env", "output_field", "path_prefix")
 _SWITCHES = ("takes_stream_options", "takes_service_tier")
 
 
@@ -56,6 +57,8 @@ def filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{name}: {made['provider']} needs {' and '.join(missing)}")
     region = str(made.get("region", ""))
     made.setdefault("price_percent", provider.price_percent_of_region.get(region, provider.price_percent))
+    of_region = [prices for known, prices in provider.prices_of_region.items() if fnmatch.fnmatchcase(region, known)]
+    made.setdefault("prices", next(iter(of_region), provider.prices))
     for key in _FROM_THE_PROVIDER:
         made.setdefault(key, getattr(provider, key))
     for key in _SWITCHES:

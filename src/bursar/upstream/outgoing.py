@@ -44,7 +44,7 @@ def target_of(endpoint: Endpoint, head: Head, model: str, stream: bool) -> str:
 
 
 def quirks_for(endpoint: Endpoint, quote: Quote) -> Quirks:
-    """Give the upstream's quirks, and keep a router to the rates that were quoted, or to lower ones that the client names."""
+    """Give the upstream's quirks, and keep a router to the rates that were quoted, or to its client's lower ones."""
     field = endpoint.provider.price_ceiling_field
     if not field:
         return endpoint.quirks

@@ -84,6 +84,8 @@ class Provider:
     """Instead of `ways` when the settings name an `api_version`."""
     prices: str = ""
     """The price list that holds for it; empty: only what the operator says in [models]."""
+    prices_of_region: Mapping[str, str] = field(default_factory=dict)
+    """Regions, as patterns, with a price list of their own."""
     price_percent: int = 100
     """What it charges at most of that list."""
     price_percent_of_region: Mapping[str, int] = field(default_factory=dict)
@@ -217,6 +219,7 @@ PROVIDERS: Mapping[str, Provider] = {
             **{f"/model/{{model}}/{method}": Way(f"/model/{{model}}/{method}") for method in (WHOLE, STREAMED, COUNT)},
         },
         prices="bedrock",
+        prices_of_region={"us-gov-*": "bedrock-us-gov"},
         set_fields={"anthropic_version": '"bedrock-2023-05-31"'},
         dropped_fields=frozenset({"model", "stream", "service_tier"}),
         beta_field="anthropic_beta",
