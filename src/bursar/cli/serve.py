@@ -69,8 +69,19 @@ def serve(
     def announce() -> None:
         _announce(settings, sockets[0], workers, as_json)
 
+    def read() -> Settings:
+        return settings_for(config, ledger)
+
+    def can_reload() -> bool:
+        try:
+            read()
+        except FailedError as error:
+            say(f"the settings were not read anew, those from before hold: {error.message}")
+            return False
+        return True
+
     if workers == 1:
-        _serve_here(settings, sockets, announce)
+        _serve_here(settings, read, sockets, announce)
     else:
         from bursar.cli.supervisor import supervise
         from bursar.edge.metrics import FOLDER_VARIABLE
@@ -83,7 +94,7 @@ def serve(
                 "BURSAR_LEDGER": settings.ledger.url,
                 FOLDER_VARIABLE: folder,
             }
-            if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce)):
+            if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce, can_reload)):
                 raise FailedError("the gateway cannot start; the reason is above")
 
 
@@ -92,11 +103,22 @@ def _ensure_secrets(settings: Settings) -> None:
     for name, key in settings.keys.items():
         if key.key_env and not os.environ.get(key.key_env):
             raise FailedError(f"[keys.{name}] takes its secret from {key.key_env}, which is not set")
+    _ensure_webhooks(settings)
     if any(not upstream.needs_key for upstream in settings.upstreams.values()):
         return
     if not settings.provider_keys(os.environ):
         wanted = ", ".join(sorted({upstream.key_env for upstream in settings.upstreams.values()}))
         raise FailedError(f"no provider key in the environment, so no call could be sent; set one of {wanted}")
+
+
+def _ensure_webhooks(settings: Settings) -> None:
+    from bursar.edge.wiring import webhook_of
+
+    for name in settings.webhooks:
+        try:
+            webhook_of(name, settings, os.environ)
+        except ValueError as error:
+            raise FailedError(str(error)) from None
 
 
 async def _look_at_the_books(settings: Settings) -> None:
@@ -121,31 +143,40 @@ def _announce(settings: Settings, one: socket.socket, workers: int, as_json: boo
         say(f"listening on {url} ({workers} {noun}, ledger {ledger})")
 
 
-def _serve_here(settings: Settings, sockets: list[socket.socket], announce: Callable[[], None]) -> None:
+def _serve_here(
+    settings: Settings, read: Callable[[], Settings], sockets: list[socket.socket], announce: Callable[[], None]
+) -> None:
     import uvloop
 
     from bursar.cli.gateway import GatewayServer, config, log_to
-    from bursar.edge.app import create_app
-    from bursar.stores import open_store
+    from bursar.edge.site import create_site
 
     log_to(logging.StreamHandler())
-    app = create_app(
-        settings, open_store(settings.ledger.url, settings.ledger.marker), settings.provider_keys(os.environ)
-    )
-    server = GatewayServer(config(app, settings.server, settings.server.drain_seconds_max), announce)
+    server = GatewayServer(config(create_site(read), settings.server, settings.server.drain_seconds_max), announce)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_signal(server, sockets))
 
 
 async def serve_until_signal(server: GatewayServer, sockets: list[socket.socket]) -> None:
-    """Serve until SIGTERM or SIGINT; a second one cuts the calls in flight, whose holds are then booked whole."""
+    """Serve until SIGTERM or SIGINT; a second one cuts the calls in flight, whose holds are then booked whole.
+
+    SIGHUP reads the settings anew.
+    """
     loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task[bool]] = set()
 
     def on_signal() -> None:
         if server.should_exit:
             server.cut()
         server.stop()
 
+    def on_hangup() -> None:
+        if server.started:
+            task = loop.create_task(server.config.loaded_app.reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     await server.serve(sockets=sockets)

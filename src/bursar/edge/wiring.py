@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
 from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.edge.declared import Declaration
+from bursar.edge.webhooks import SecretError, Webhook, read_secrets
 from bursar.ledger.account import Budget, Limits, OpenScope, Unit
 from bursar.ledger.hold import Ledger
 from bursar.ledger.periods import LIFETIME
@@ -30,6 +32,8 @@ from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.fetch import fetch
 from bursar.upstream.providers import Endpoint, Signing
 from bursar.upstream.signing import MissingExtraError, Signer, aws_signer, google_signer
+
+_LOG = logging.getLogger("bursar.webhooks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Parts:
     missing_keys: Mapping[str, str]
     """For each upstream whose secret is not set: what to do about it."""
     refusal_status: int
+    webhooks: tuple[Webhook, ...] = ()
 
 
 def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> Parts:
@@ -87,6 +92,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         declarations=_declarations(settings),
         missing_keys=_missing_keys(settings, provider_keys),
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
+        webhooks=_webhooks(settings),
     )
 
 
@@ -243,3 +249,30 @@ def _declarations(settings: Settings) -> tuple[Declaration, ...]:
         for name, key in settings.keys.items()
     )
     return (*keys, *(Declaration(scope, payer.all(zone)) for scope, payer in settings.payers().items()))
+
+
+def _webhooks(settings: Settings) -> tuple[Webhook, ...]:
+    found: list[Webhook] = []
+    for name in settings.webhooks:
+        try:
+            found.append(webhook_of(name, settings, os.environ))
+        except ValueError as error:
+            # Nobody to tell is no reason to refuse calls.
+            _LOG.error("%s; nothing is told there", error)
+    return tuple(found)
+
+
+def webhook_of(name: str, settings: Settings, environ: Mapping[str, str]) -> Webhook:
+    """Give a webhook with its secrets; raises ValueError that says which variable is wrong."""
+    given = settings.webhooks[name]
+    for variable in filter(None, (given.url_env, given.secret_env)):
+        if not environ.get(variable):
+            raise ValueError(f"[webhooks.{name}] takes a secret from {variable}, which is not set")
+    try:
+        url = given.url or given.checked(environ[given.url_env])
+        secrets = read_secrets(environ[given.secret_env]) if given.secret_env else ()
+    except SecretError as error:
+        raise ValueError(f"[webhooks.{name}]: what {given.secret_env} holds {error}") from None
+    except ValueError as error:
+        raise ValueError(f"[webhooks.{name}]: {error}") from None
+    return Webhook(name, url, secrets, given.events, given.format == "slack")

@@ -13,6 +13,7 @@ from bursar.settings.sections import LedgerSettings, PolicySettings, ServerSetti
 from bursar.settings.spenders import Defaults, KeySettings, RunTemplate, SpenderSettings
 from bursar.settings.upstreams import ModelSettings, UpstreamSettings
 from bursar.settings.values import KeyName, Payer, Section, Spender, Tag, UpstreamName, nearest
+from bursar.settings.webhooks import WebhookName, WebhookSettings
 from bursar.upstream.configured import built_in, filled
 
 # These are the first path segments of the gateway's own routes; an upstream of that name could not be reached.
@@ -41,6 +42,7 @@ class Settings(Section):
     )
     """By model, or a pattern such as `gpt-5*`: `UPSTREAM` or `UPSTREAM/MODEL`, in the order in which they are asked."""
     policy: PolicySettings = PolicySettings()
+    webhooks: dict[WebhookName, WebhookSettings] = Field(default_factory=dict)
 
     @field_validator("upstreams", mode="before")
     @classmethod

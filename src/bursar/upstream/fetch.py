@@ -1,4 +1,4 @@
-"""One request to a server that makes credentials, over the same connections as everything else; never a model call."""
+"""One request to a server that makes credentials or takes news, over our own connections; never a model call."""
 
 from __future__ import annotations
 
