@@ -83,10 +83,22 @@ async def account_path(runs: Runs, caller: Caller, claimed: Claims) -> AccountPa
     tags = {f"tag:{name}={value}" if value else f"tag:{name}": name for name, value in claimed.tags.items()}
     if problem := _of_the_run(caller, claimed, of_run):
         return problem
+    return put_together(caller, claimed.run, run_path, claimed.user, tuple(tags))
+
+
+def standing_path(caller: Caller, run: str, run_path: tuple[str, ...]) -> AccountPath:
+    """Give the accounts that every call of a key meets (in a run, where one is named), whatever else the call says."""
+    user = "" if caller.user == ANY_USER else caller.user
+    return put_together(caller, run, run_path, user, tuple(f"tag:{tag}" for tag in caller.tags))
+
+
+def put_together(caller: Caller, run: str, run_path: tuple[str, ...], user: str, tags: tuple[str, ...]) -> AccountPath:
+    """Put a path together; `run_path` is what the run was opened with: its parents and its tags."""
     parents = tuple(scope for scope in run_path if scope.startswith("run:"))
-    who = (ORGANISATION, *_scope("team", caller.team), *_scope("user", claimed.user))
-    scopes = (f"run:{claimed.run}", *parents, caller.scope)
-    return AccountPath(claimed.run, scopes, tuple(dict.fromkeys((*who, *tags, *of_run))))
+    of_run = tuple(scope for scope in run_path if not scope.startswith("run:"))
+    who = (ORGANISATION, *_scope("team", caller.team), *_scope("user", user))
+    scopes = (*_scope("run", run), *parents, caller.scope)
+    return AccountPath(run, scopes, tuple(dict.fromkeys((*who, *tags, *of_run))))
 
 
 def _scope(kind: str, name: str) -> tuple[str, ...]:
