@@ -126,6 +126,15 @@ class UsageRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeated:
+    """The last turn of the conversation: which tools it called, and how often it is there with the same results."""
+
+    tools: tuple[str, ...] = ()
+    times: int = 0
+    """One after another, up to the end; 0 where the conversation does not end with the results of tools."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One bounded request to one model."""
 
@@ -149,6 +158,7 @@ class Call:
     usage_rules: UsageRules = UsageRules()
     """The upstream's own, for the meter."""
     server_tools: ServerTools = ServerTools()
+    repeated: Repeated = Repeated()
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from bursar.dialects.fields import (
 from bursar.dialects.meters import EventMeter, JsonMeter, PassMeter
 from bursar.dialects.protocol import Meter, Quirks, Request
 from bursar.dialects.server_tools import ANTHROPIC_MARK, anthropic_bounds, takes_anthropic_tool, with_max_uses
+from bursar.dialects.turns import of_messages, repeated
 
 OUTPUT_FIELD = "max_tokens"
 THINKING_TOKENS_MIN = 1_024
@@ -181,6 +182,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         client_names=client_names(_session_names(values)),
         takes_long_context="context-1m" in request.headers.get("anthropic-beta", ""),
         server_tools=server_tools,
+        repeated=repeated(of_messages(values.get("messages"))),
     )
 
 

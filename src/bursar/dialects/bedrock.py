@@ -36,6 +36,7 @@ from bursar.dialects.fields import (
 )
 from bursar.dialects.meters import JsonMeter, PassMeter
 from bursar.dialects.protocol import Meter, Quirks, Request
+from bursar.dialects.turns import of_converse, repeated
 
 CONFIG = "inferenceConfig"
 OUTPUT_FIELD = "maxTokens"
@@ -174,6 +175,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
             _named_in(values, "performanceConfig", "latency", quirks) or "standard",
         ),
         takes_long_context=any(beta.startswith(_LONG_CONTEXT) for beta in _betas(additional)),
+        repeated=repeated(of_converse(values.get("messages"))),
     )
 
 

@@ -13,6 +13,7 @@ from bursar.dialects.gemini_path import GeminiPath, read_path
 from bursar.dialects.gemini_usage import meter_of
 from bursar.dialects.protocol import Meter, Quirks, Request
 from bursar.dialects.spelling import folded, listed, spelled_as
+from bursar.dialects.turns import of_gemini, repeated
 
 CONFIG = "generationConfig"
 OUTPUT_FIELD = "maxOutputTokens"
@@ -140,6 +141,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
         cache_write=CacheWrite.NONE,  # the provider caches by itself and bills no write
         service_tier=_tier(values),
         usage_rules=quirks.usage,
+        repeated=repeated(of_gemini(values.get("contents"))),
     )
 
 

@@ -50,6 +50,7 @@ from bursar.dialects.meters import (
     required_count,
 )
 from bursar.dialects.protocol import Meter, Quirks, Request
+from bursar.dialects.turns import of_chat, repeated
 
 OUTPUT_FIELD = "max_completion_tokens"
 
@@ -142,6 +143,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
             (values.get("prompt_cache_key"), member_of(values.get("metadata"), "session_id")),
         ),
         usage_rules=quirks.usage,
+        repeated=repeated(of_chat(values.get("messages"))),
     )
 
 

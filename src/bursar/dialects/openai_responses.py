@@ -47,6 +47,7 @@ from bursar.dialects.server_tools import (
     openai_uses,
     takes_openai_tool,
 )
+from bursar.dialects.turns import of_responses, repeated
 
 OUTPUT_FIELD = "max_output_tokens"
 OUTPUT_TOKENS_MIN = 16
@@ -159,6 +160,7 @@ def _call(dialect: str, request: Request, document: Document) -> Call:
             )
         ),
         server_tools=openai_bounds(seen, values, quirks),
+        repeated=repeated(of_responses(values.get("input"))),
     )
 
 
