@@ -31,8 +31,8 @@ from bursar.ledger.account import (
     Void,
 )
 from bursar.ledger.store import DAY, LedgerUnavailableError
-from bursar.stores.postgres import PostgresStore, is_made
-from bursar.stores.postgres_link import SQL, Patience, connect, has_life, life_key, take_life
+from bursar.stores.postgres import PostgresStore
+from bursar.stores.postgres_link import SQL, Patience, connect, has_life, is_made, life_key, take_life
 from bursar.stores.postgres_reads import lives
 
 OTHER = "run:other"

@@ -238,6 +238,11 @@ class Books:
         """Take a balance into the books that no authorize looks at any more, but that a hold was taken from."""
         self.names[balance.name] = balance
 
+    def missing(self) -> list[list[str]]:
+        """Give scope, unit and period of every account that a loaded hold was taken from and that is not here yet."""
+        names = {name for hold in self.holds.values() for name in unpack(hold.accounts)}
+        return [name.rsplit("/", 2) for name in sorted(names - self.names.keys())]
+
 
 def _place(balance: Balance) -> tuple[int, int] | tuple[int, int, str]:
     """Give the place of an account among those of its scope; not by age, which changes when a period turns."""

@@ -34,7 +34,7 @@ def open_store(url: str, marker: str = "") -> Store:
 async def is_there(url: str) -> bool:
     """Say whether a ledger has been made at a URL; raises LedgerUnavailableError where that cannot be asked."""
     if url.startswith(POSTGRES_PREFIXES):
-        from bursar.stores.postgres import is_made
+        from bursar.stores.postgres_link import is_made
 
         return await is_made(url)
     return await asyncio.to_thread(Path(url.removeprefix(SQLITE_PREFIX)).exists)

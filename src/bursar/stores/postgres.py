@@ -58,6 +58,7 @@ from bursar.stores.postgres_link import (
 from bursar.stores.postgres_outbox import PostgresOutbox
 from bursar.stores.postgres_retention import compact, verify
 from bursar.stores.postgres_writer import Opened, Work, Writer
+from bursar.stores.rows import PAGE_ROWS
 
 T = TypeVar("T")
 
@@ -432,7 +433,7 @@ class PostgresStore(PostgresAnswers):
             page = await self._read(reads.page_after(after_seq))
             for entry in page:
                 yield entry
-            if len(page) < reads.PAGE_ROWS:
+            if len(page) < PAGE_ROWS:
                 return
             after_seq = page[-1].seq
 
@@ -482,18 +483,6 @@ class PostgresStore(PostgresAnswers):
         if not self._is_open:
             raise NotWrittenError("the ledger is not open")
         return await self._reader.run(read)
-
-
-async def is_made(url: str) -> bool:
-    """Say whether a database has a ledger; raises LedgerUnavailableError."""
-    try:
-        connection = await connect(url, Patience())
-        try:
-            return bool(await connection.fetchval(SQL["migrations_there"]))
-        finally:
-            await close(connection)
-    except (*OUTAGES, *NO_URL) as error:
-        raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
 
 
 def _new_worker() -> str:

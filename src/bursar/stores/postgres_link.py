@@ -192,6 +192,18 @@ async def connect(url: str, patience: Patience, worker: str = "") -> Connection:
     return connection
 
 
+async def is_made(url: str) -> bool:
+    """Say whether a database has a ledger; raises LedgerUnavailableError."""
+    try:
+        connection = await connect(url, Patience())
+        try:
+            return bool(await connection.fetchval(SQL["migrations_there"]))
+        finally:
+            await close(connection)
+    except (*OUTAGES, *NO_URL) as error:
+        raise LedgerUnavailableError(f"the ledger cannot be opened: {explain(error)}") from error
+
+
 async def set_up(connection: Connection, patience: Patience, worker: str = "") -> None:
     """Set the limits of a session."""
     writes = bool(worker)

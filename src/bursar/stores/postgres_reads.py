@@ -6,19 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from bursar.clock import Instant
 from bursar.ledger.account import Account, HoldState
 from bursar.ledger.books import Balance
-from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import Entry, HoldRow, KeyRow, LedgerUnavailableError, QuarantineRow, RunRow, SpentRow
 from bursar.stores.postgres_link import OUTAGES, SQL, Connection, Patience, close, connect, unreadable
-from bursar.stores.rows import entry_row, hold_row, key_row, quarantine_row
+from bursar.stores.rows import PAGE_ROWS, entry_row, hold_row, key_row, quarantine_row, run_row
 
 T = TypeVar("T")
 
 CONNECTIONS_MAX = 3
 CONNECTIONS_KEPT = 2
-PAGE_ROWS = 1000
 
 
 class Reader:
@@ -181,18 +178,11 @@ async def run(connection: Connection, name: str) -> RunRow | None:
     return found[0] if found else None
 
 
-async def _runs(connection: Connection, found: Sequence[Sequence[Any]]) -> tuple[RunRow, ...]:
+async def _runs(connection: Connection, found: Any) -> tuple[RunRow, ...]:
     of: dict[str, list[Account]] = {row[0]: [] for row in found}
     for account in await accounts(connection, list(of)):
         of[account.scope].append(account)
-    return tuple(_run(row, tuple(of[row[0]])) for row in found)
-
-
-def _run(row: Sequence[Any], accounts: tuple[Account, ...]) -> RunRow:
-    scope, owner, label, opened_at, refused = row
-    # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
-    calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
-    return RunRow(scope.removeprefix("run:"), owner, label, Instant(opened_at), accounts, calls_open, refused)
+    return tuple(run_row(row, tuple(of[row[0]])) for row in found)
 
 
 async def holds(connection: Connection, state: HoldState | None, limit_rows: int, after: str) -> tuple[HoldRow, ...]:

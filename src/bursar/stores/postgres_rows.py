@@ -6,18 +6,18 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from bursar.clock import SECOND, Instant
+from bursar.clock import Instant
 from bursar.ledger.account import Adjust, Operation, Void
 from bursar.ledger.batch import Changes, Needs, needs
-from bursar.ledger.books import UNITS, Balance, Books, Claim, HoldFacts, scopes_of, unpack
+from bursar.ledger.books import UNITS, Balance, Books, Claim, HoldFacts, scopes_of
 from bursar.stores.postgres_link import Connection, MismatchError, life_key
 from bursar.stores.queries import queries
+from bursar.stores.rows import CLAIMS_KEPT
 
 SQL = queries("postgres")
 ACCOUNT_COLUMNS = 12
 COLUMNS = 2 + ACCOUNT_COLUMNS + len(HoldFacts._fields)
 """In an answer of the loading function: when and where, then the columns of the accounts, then those of the holds."""
-CLAIMS_KEPT = 60 * SECOND
 ACCOUNTS, NEW_HOLDS, HOLDS, REFUSED, LINES = 4, 20, 12, 2, 9
 """How many columns each part of a batch has."""
 
@@ -80,8 +80,7 @@ async def _load(connection: Connection, need: Needs, bare: list[str], worker: st
 
 async def _load_past(connection: Connection, books: Books) -> None:
     """Load the accounts that holds were taken from and that no authorize looks at any more."""
-    names = {name for hold in books.holds.values() for name in unpack(hold.accounts)}
-    past = [name.rsplit("/", 2) for name in sorted(names - books.names.keys())]
+    past = books.missing()
     if past:
         for row in await connection.fetch(SQL["books_accounts_past"], *_columns(past, 3)):
             books.add_past(Balance(*row))

@@ -7,6 +7,7 @@ from typing import Any
 
 from bursar.clock import Instant
 from bursar.ledger.audit import ReplayedAccount
+from bursar.ledger.books import scope_of
 from bursar.ledger.store import DAY, LEASE, Entry, HoldRow
 from bursar.stores.rows import entry_row
 
@@ -36,7 +37,7 @@ def calls_of(entries: list[Entry]) -> list[str]:
 
 def scopes_of(entries: list[Entry]) -> list[str]:
     """Give the scopes that entries are about, each once: an overrun stops a scope whole."""
-    return sorted({name.rsplit("/", 2)[0] for entry in entries for name in entry.accounts})
+    return sorted({scope_of(name) for entry in entries for name in entry.accounts})
 
 
 def base_accounts(rows: Iterable[Sequence[Any]]) -> dict[str, ReplayedAccount]:

@@ -5,10 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from bursar.clock import Instant
-from bursar.ledger.account import HoldState
-from bursar.ledger.books import HoldFacts, amounts, unpack
-from bursar.ledger.store import DeliveryRow, DeliveryState, Entry, HappeningRow, HoldRow, KeyRow, QuarantineRow
+from bursar.clock import SECOND, Instant
+from bursar.ledger.account import Account, HoldState
+from bursar.ledger.books import RUN_PREFIX, HoldFacts, amounts, unpack
+from bursar.ledger.periods import LIFETIME
+from bursar.ledger.store import (
+    DeliveryRow,
+    DeliveryState,
+    Entry,
+    HappeningRow,
+    HoldRow,
+    KeyRow,
+    QuarantineRow,
+    RunRow,
+)
+
+PAGE_ROWS = 1000
+"""Entries are read in pages, so that no reader keeps a database from tidying up what is not needed any more."""
+CLAIMS_KEPT = 60 * SECOND
+"""After what time a claim that nobody renews is swept away."""
 
 
 def hold_row(row: Sequence[object]) -> HoldRow:
@@ -31,6 +46,14 @@ def hold_row(row: Sequence[object]) -> HoldRow:
         basis=hold.basis,
         why=hold.why,
     )
+
+
+def run_row(row: tuple[str, str, str, int, int], accounts: tuple[Account, ...]) -> RunRow:
+    """Give a run with its accounts."""
+    scope, owner, label, opened_at, refused = row
+    # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
+    calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
+    return RunRow(scope.removeprefix(RUN_PREFIX), owner, label, Instant(opened_at), accounts, calls_open, refused)
 
 
 def entry_row(row: tuple[int, int, str, str, str, int, int, int, str, str]) -> Entry:

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
 from bursar.ledger.books import Balance, unpack
-from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
     Adopted,
@@ -32,6 +31,7 @@ from bursar.ledger.store import (
 )
 from bursar.money import ensure
 from bursar.stores.liveness import FileLock, is_dead
+from bursar.stores.rows import PAGE_ROWS, run_row
 from bursar.stores.sqlite_answers import SqliteAnswers
 from bursar.stores.sqlite_outbox import SqliteOutbox
 from bursar.stores.sqlite_retention import compact, verify
@@ -42,8 +42,6 @@ T = TypeVar("T")
 
 KEY_BUSY_SECONDS = 0.2
 """How long a key is looked for while another process recovers the log; nobody else is served meanwhile."""
-PAGE_ROWS = 1000
-"""Entries are read in pages, so that no reader keeps the log from being folded back."""
 
 
 class SqliteStore(SqliteAnswers):
@@ -409,14 +407,8 @@ def _accounts(connection: sqlite3.Connection, scope: str | None) -> tuple[Accoun
 
 
 def _runs(connection: sqlite3.Connection, query: str, arguments: tuple[object, ...]) -> tuple[RunRow, ...]:
-    runs = []
-    for scope, owner, label, opened_at, refused in connection.execute(SQL[query], arguments).fetchall():
-        accounts = _accounts(connection, scope)
-        # A run may have budgets per period beside its lifetime one; each call in flight is held on all of them.
-        calls_open = sum(account.held for account in accounts if (account.unit, account.period) == ("calls", LIFETIME))
-        name = scope.removeprefix("run:")
-        runs.append(RunRow(name, owner, label, Instant(opened_at), accounts, calls_open, refused))
-    return tuple(runs)
+    rows = connection.execute(SQL[query], arguments).fetchall()
+    return tuple(run_row(row, _accounts(connection, row[0])) for row in rows)
 
 
 def _holds(connection: sqlite3.Connection, state: HoldState | None, limit_rows: int, after: str) -> tuple[HoldRow, ...]:

@@ -6,17 +6,16 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from bursar.clock import SECOND, Instant
+from bursar.clock import Instant
 from bursar.ledger.batch import Changes, Needs
-from bursar.ledger.books import UNITS, Balance, Books, Claim, HoldFacts, encode, scopes_of, unpack
+from bursar.ledger.books import UNITS, Balance, Books, Claim, HoldFacts, encode, scopes_of
 from bursar.ledger.rules import HOUR
 from bursar.stores.queries import for_rows, queries
-from bursar.stores.rows import entry_row, hold_row, key_row, quarantine_row
+from bursar.stores.rows import CLAIMS_KEPT, entry_row, hold_row, key_row, quarantine_row
 
 __all__ = ["SQL", "entry_row", "hold_row", "key_row", "load", "quarantine_row", "write"]
 
 SQL = queries("sqlite")
-CLAIMS_KEPT = 60 * SECOND
 ROWS_MAX = 64
 """Most rows in one statement."""
 
@@ -29,7 +28,7 @@ def load(connection: sqlite3.Connection, need: Needs, now: Instant) -> Books:
     scopes = need.scopes
     for row in execute(SQL["books_accounts"], (encode(list(scopes)),)):
         books.add(Balance(*row))
-    past = missing(books)
+    past = books.missing()
     if past:
         for row in execute(SQL["books_accounts_past"], (encode(past),)):
             books.add_past(Balance(*row))
@@ -61,12 +60,6 @@ def _load_holds(connection: sqlite3.Connection, need: Needs, books: Books) -> No
     gone = [call for call in need.ends if call not in books.holds]
     if gone:
         books.folded.update(row[0] for row in connection.execute(SQL["books_folded"], (encode(gone),)))
-
-
-def missing(books: Books) -> list[list[str]]:
-    """Give scope, unit and period of every account that a loaded hold was taken from and that no longer counts."""
-    names = {name for hold in books.holds.values() for name in unpack(hold.accounts)}
-    return [name.rsplit("/", 2) for name in sorted(names - books.names.keys())]
 
 
 def write(connection: sqlite3.Connection, changes: Changes, now: Instant) -> int:
