@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REASONS = ROOT / "scripts" / "survivors-sql.toml"
-SHARED = ("contract", "periods", "retention", "reports")
+SHARED = ("contract", "periods", "retention", "reports", "answers", "outbox")
 FILES = {
     "sqlite": (*SHARED, "plans", "sqlite", "sqlite_checks", "restored"),
     "postgres": ("contract", "postgres_checks", "postgres_rows", *SHARED[1:], "postgres"),
@@ -43,6 +43,7 @@ NEAR = (
         {"retention", "reports", "postgres_rows", "sqlite", "sqlite_checks"},
     ),
     (r"grants|migrations|identity|adopt", {"postgres", "postgres_rows", "sqlite", "restored"}),
+    (r"\w*(answer|lease|deliver|happenings|again|untold|pruned)", {"answers", "outbox"}),
     (r"read_", {"contract", "periods", "reports", "retention", "postgres_rows", "plans", "sqlite", "restored"}),
 )
 """Which tests can notice the rare queries; the others run all of them."""
@@ -65,7 +66,7 @@ NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 # (what is found, what stands there instead): each place where it is found makes one mutant.
 CHANGES = (
-    (re.compile(r" FOR NO KEY UPDATE| FOR UPDATE| FOR SHARE"), ""),
+    (re.compile(r" FOR (?:NO KEY UPDATE|UPDATE|SHARE)(?: OF \w+)?"), ""),
     (re.compile(r"\s+ORDER BY [\w., ]+?(?= LIMIT|\s+FOR |\)|;|$)", re.MULTILINE), ""),
     (re.compile(r"\s+LIMIT \S+(?<!;)"), ""),
     (re.compile(r" DESC\b"), " ASC"),
@@ -139,7 +140,7 @@ def all_mutants(engine: str) -> Iterator[Mutant]:
     folder = ROOT / "src" / "bursar" / "stores" / "sql" / engine
     for file in sorted(folder.glob("*.sql")):
         text = file.read_text(encoding="utf-8")
-        if file.name == "queries.sql":
+        if NAME.search(text):
             yield from of_queries(file, text)
         else:
             yield from of_schema(file, text)
