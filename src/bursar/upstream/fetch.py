@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from bursar.upstream.http import BrokenError, ConnectError, Origin, Pool
+from bursar.upstream.http import BrokenError, ConnectError, Origin, Pool, body_of
 
 ANSWER_BYTES_MAX = 1_048_576
 SECONDS_MAX = 30.0
@@ -46,14 +46,10 @@ async def fetch(method: str, url: str, headers: Mapping[str, str], body: bytes) 
             connection = await pool.take()
             try:
                 await connection.exchange(f"{head}\r\n".encode("latin-1") + body)
-                data = bytearray()
-                async for chunk in connection.chunks():
-                    data += chunk
-                    if len(data) > ANSWER_BYTES_MAX:
-                        raise FetchError(f"the answer of {origin.authority} is too long")
+                data = await body_of(connection, ANSWER_BYTES_MAX)
             finally:
                 connection.abort()
     except (ConnectError, BrokenError, TimeoutError) as error:
         raise FetchError(f"{origin.authority} gave no answer: {str(error) or 'it took too long'}") from error
     answered = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in connection.headers}
-    return Fetched(connection.status, answered, bytes(data))
+    return Fetched(connection.status, answered, data)

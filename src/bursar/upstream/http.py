@@ -263,6 +263,16 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
+async def body_of(connection: Connection, bytes_max: int) -> bytes:
+    """Read the body to its end; raises BrokenError when it has none, or none within the bound."""
+    body = bytearray()
+    async for chunk in connection.chunks():
+        body += chunk
+        if len(body) > bytes_max:
+            raise BrokenError(f"the answer is longer than {bytes_max} bytes")
+    return bytes(body)
+
+
 class Pool:
     """Connections to one origin, the one that was used last first."""
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from bursar.upstream.http import BrokenError, ConnectError, Connection, Origin, Pool
+from bursar.upstream.http import BrokenError, ConnectError, Connection, Origin, Pool, body_of
 
 CONNECT_SECONDS_MAX = 10.0
 IDLE_SECONDS_MAX = 60.0
@@ -55,12 +55,8 @@ async def read_url(url: str, headers: Mapping[str, str], *, bytes_max: int, seco
 
 async def _body(connection: Connection, request: bytes, place: str, bytes_max: int) -> bytes:
     await connection.exchange(request)
-    body = bytearray()
-    async for chunk in connection.chunks():
-        body += chunk
-        if len(body) > bytes_max:
-            raise ReadingError(f"{place}: the answer is longer than {bytes_max} bytes")
+    body = await body_of(connection, bytes_max)
     if connection.status != 200:
-        said = " ".join(bytes(body).decode("utf-8", "replace").split())[:_SHOWN_CHARACTERS_MAX]
+        said = " ".join(body.decode("utf-8", "replace").split())[:_SHOWN_CHARACTERS_MAX]
         raise ReadingError(f"{place}: status {connection.status} {said}".rstrip())
-    return bytes(body)
+    return body
