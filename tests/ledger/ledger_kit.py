@@ -14,7 +14,7 @@ from bursar.clock import SECOND, Instant
 from bursar.ledger.account import Account, Amounts, Answer, Ask, Authorize, HoldState, Limits, OpenScope, Operation
 from bursar.ledger.batch import decide
 from bursar.ledger.books import Books, Happening, HoldFacts, Line, amounts, unpack
-from bursar.ledger.store import Entry, HoldRow, KeyRow, RunRow
+from bursar.ledger.store import Entry, HoldRow, IdleRun, KeyRow, RunRow
 from bursar.money import BrokenInvariantError, Rate
 from bursar.pricing.quote import OutputPolicy, Quote, worst_case
 from bursar.pricing.rates import FOREVER, Card, Family, Rates, Step, Unpriced
@@ -179,6 +179,12 @@ class MemoryStore:
         return tuple(scope for scope in self.books.scopes if scope.startswith("model:") and scope.endswith("*"))
 
     async def path_of(self, scope: str) -> tuple[str, ...] | None:
+        raise NotImplementedError
+
+    async def use_run(self, scope: str) -> None:
+        raise NotImplementedError
+
+    async def idle_runs(self, seconds: int, after: str = "") -> tuple[IdleRun, ...]:
         raise NotImplementedError
 
     async def find_key(self, digest: str) -> KeyRow | None:

@@ -24,6 +24,7 @@ from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
 from bursar.edge.identity import NOBODY, AccountPath, Asked, Claims, account_path, claims
+from bursar.edge.idle import keep_stopping
 from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
@@ -43,6 +44,7 @@ _log = logging.getLogger("bursar")
 
 TARGET_BYTES_MAX = 8_192
 REAP_EVERY_SECONDS = 1.0
+IDLE_EVERY_SECONDS = 600.0
 GARBAGE_OBJECTS = 20_000
 """How many new objects there are before the first look for cycles among them."""
 # Changes nothing, but has to pass through a transaction of the ledger.
@@ -105,6 +107,7 @@ class Gateway:
         # And what a call makes is gone with it; next to nothing of it is in a cycle.
         gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
         self._tasks = [asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))]
+        self._tasks.append(asyncio.create_task(keep_stopping(self.store, self._parts.idle_hours, IDLE_EVERY_SECONDS)))
         if self._settings.ledger.keep_days is not None:
             self._tasks.append(asyncio.create_task(keep_compact(self.store, self._settings.ledger.keep_days)))
 

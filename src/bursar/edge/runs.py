@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 from collections.abc import Mapping
@@ -45,6 +46,8 @@ _SESSION_HEADERS = frozenset(SESSION_HEADERS)
 _KNOWN_MAX = 65_536
 PARENTS_MAX = 8
 """Runs inside each other."""
+USED_EVERY_SECONDS = 300.0
+"""How often each worker notes that a run is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,8 @@ def _bad(message: str) -> RefusedError:
 class _Known:
     owner: str
     path: tuple[str, ...]
+    used_at_seconds: float = -USED_EVERY_SECONDS
+    """When it was last noted that the run is in use, by the clock of the event loop."""
 
 
 @dataclass(slots=True)
@@ -157,6 +162,7 @@ class Runs:
         if named.is_told_so and known.path[:1] != (f"run:{named.parent}",):
             message = f"the run {named.run} was opened before and is not part of {named.parent}; name another"
             return Refused(400, "unreadable", message)
+        await self._note_use(named.run, known)
         return known.path
 
     async def _bound(self, caller: Caller, run: str) -> _Known | tuple[str, ...]:
@@ -177,7 +183,10 @@ class Runs:
             return answer
         if not answer.created:
             path = await self.store.path_of(f"run:{named.run}") or ()
-        return self._remember(named.run, _Known(caller.scope, path))
+        known = _Known(caller.scope, path)
+        if answer.created and not path:
+            known.used_at_seconds = asyncio.get_running_loop().time()
+        return self._remember(named.run, known)
 
     async def _parent(self, caller: Caller, named: Named) -> _Known | Taken | TooManyRuns | Refused:
         """Give the run that another one is to be part of; one that nobody knows is opened where an agent named it."""
@@ -209,3 +218,12 @@ class Runs:
             self._known.clear()
         self._known[run] = known
         return known
+
+    async def _note_use(self, run: str, known: _Known) -> None:
+        """Note now and then that a run is in use, and all that it is part of: none of them is idle."""
+        now = asyncio.get_running_loop().time()
+        if now - known.used_at_seconds < USED_EVERY_SECONDS:
+            return
+        known.used_at_seconds = now
+        for scope in (f"run:{run}", *(one for one in known.path if one.startswith("run:"))):
+            await self.store.use_run(scope)

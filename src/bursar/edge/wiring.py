@@ -14,6 +14,7 @@ from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
 from bursar.edge.callers import LOCAL_KEY, Caller, digest
 from bursar.edge.declared import Declaration
+from bursar.edge.idle import IdleHours
 from bursar.edge.webhooks import SecretError, Webhook, read_secrets
 from bursar.ledger.account import Budget, Limits, OpenScope, Unit
 from bursar.ledger.hold import Ledger
@@ -53,6 +54,8 @@ class Parts:
     missing_keys: Mapping[str, str]
     """For each upstream whose secret is not set: what to do about it."""
     refusal_status: int
+    idle_hours: IdleHours
+    """How long the runs of each key may do nothing."""
     webhooks: tuple[Webhook, ...] = ()
 
 
@@ -92,6 +95,9 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         declarations=_declarations(settings),
         missing_keys=_missing_keys(settings, provider_keys),
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
+        idle_hours=IdleHours(
+            settings.defaults.run.hours, {f"key:{name}": settings.run_template(name).hours for name in settings.keys}
+        ),
         webhooks=_webhooks(settings),
     )
 

@@ -24,6 +24,9 @@ NEWEST = 2**62
 LEASE = 10 * SECOND
 """How long one worker that folds keeps the others from it after its last step."""
 
+IDLE_ROWS = 1000
+"""How many idle runs are given at a time."""
+
 
 class LedgerUnavailableError(Exception):
     """The ledger cannot write now, or this worker was fenced; the caller answers 503 and sends nothing."""
@@ -247,6 +250,15 @@ class Outbox(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class IdleRun:
+    """A run that could spend, and that nobody has used for a while."""
+
+    scope: str
+    owner: str
+    seconds: int
+
+
 class Store(Protocol):
     """One ledger database, as one worker process sees it.
 
@@ -391,6 +403,17 @@ class Store(Protocol):
 
     async def path_of(self, scope: str) -> tuple[str, ...] | None:
         """Give the further scopes that pay for a run's calls, which never change; None where it does not exist."""
+        ...
+
+    async def use_run(self, scope: str) -> None:
+        """Note that a run is in use; one that does not exist is left alone."""
+        ...
+
+    async def idle_runs(self, seconds: int, after: str = "") -> tuple[IdleRun, ...]:
+        """Give the runs that may spend and did nothing for so long, with no call in flight.
+
+        By name, the first `IDLE_ROWS` after `after`.
+        """
         ...
 
     async def find_key(self, digest: str) -> KeyRow | None:

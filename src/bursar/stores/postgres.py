@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.books import unpack
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
     Adopted,
@@ -57,6 +56,7 @@ from bursar.stores.postgres_link import (
 )
 from bursar.stores.postgres_outbox import PostgresOutbox
 from bursar.stores.postgres_retention import compact, verify
+from bursar.stores.postgres_runs import PostgresRuns
 from bursar.stores.postgres_writer import Opened, Work, Writer
 from bursar.stores.rows import PAGE_ROWS
 
@@ -71,7 +71,7 @@ ADVICE = (
 )
 
 
-class PostgresStore(PostgresAnswers):
+class PostgresStore(PostgresAnswers, PostgresRuns):
     """One PostgreSQL ledger as one worker process sees it; see `bursar.ledger.store.Store` for the contract."""
 
     def __init__(
@@ -469,11 +469,6 @@ class PostgresStore(PostgresAnswers):
         if not self._is_open:
             raise NotWrittenError("the ledger is not open")
         return await self._pattern_finder.find("") or ()
-
-    async def path_of(self, scope: str) -> tuple[str, ...] | None:
-        """Give the further scopes that pay for a run's calls; None where it does not exist."""
-        path = await self._read(lambda connection: connection.fetchval(SQL["read_path"], scope))
-        return None if path is None else unpack(path)
 
     async def keys(self) -> tuple[KeyRow, ...]:
         """Give all keys."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bursar.clock import Clock, Instant, SystemClock
 from bursar.ledger.account import Account, Answer, HoldState, Operation
-from bursar.ledger.books import Balance, unpack
+from bursar.ledger.books import Balance
 from bursar.ledger.store import (
     KEEP_DAYS_MIN,
     Adopted,
@@ -36,6 +36,7 @@ from bursar.stores.sqlite_answers import SqliteAnswers
 from bursar.stores.sqlite_outbox import SqliteOutbox
 from bursar.stores.sqlite_retention import compact, verify
 from bursar.stores.sqlite_rows import SQL, entry_row, hold_row, key_row, quarantine_row
+from bursar.stores.sqlite_runs import SqliteRuns
 from bursar.stores.sqlite_writer import BUSY_SECONDS, ENDED, Files, Handle, Result, Work, Writer, adopt, connect, survey
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ KEY_BUSY_SECONDS = 0.2
 """How long a key is looked for while another process recovers the log; nobody else is served meanwhile."""
 
 
-class SqliteStore(SqliteAnswers):
+class SqliteStore(SqliteAnswers, SqliteRuns):
     """One ledger file as one worker process sees it; see `bursar.ledger.store.Store` for the contract."""
 
     def __init__(
@@ -344,15 +345,6 @@ class SqliteStore(SqliteAnswers):
     async def keys(self) -> tuple[KeyRow, ...]:
         """Give all keys."""
         return await self._read(lambda connection: tuple(map(key_row, connection.execute(SQL["read_keys"]))))
-
-    async def path_of(self, scope: str) -> tuple[str, ...] | None:
-        """Give the further scopes that pay for a run's calls; None where it does not exist."""
-
-        def read(connection: sqlite3.Connection) -> tuple[str, ...] | None:
-            row = connection.execute(SQL["read_path"], (scope,)).fetchone()
-            return None if row is None else unpack(row[0])
-
-        return await self._read(read)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         if not self._is_open or self._reader is None:

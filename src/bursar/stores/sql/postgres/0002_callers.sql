@@ -7,6 +7,10 @@ ALTER TABLE bursar.scopes ADD COLUMN path text NOT NULL DEFAULT '[]';
 -- When a run was last seen to be used, to within some minutes; 0 where it never was.
 ALTER TABLE bursar.scopes ADD COLUMN used_at bigint NOT NULL DEFAULT 0;
 
+-- The runs that may still spend, which are few beside all that there were.
+CREATE INDEX accounts_of_open_runs ON bursar.accounts (scope)
+    WHERE state = 'open' AND unit = 'calls' AND period = 'lifetime' AND scope >= 'run:' AND scope < 'run;';
+
 -- JSON: team, user, tags, models, upstreams, networks, role.
 ALTER TABLE bursar.keys ADD COLUMN terms_json text NOT NULL DEFAULT '{}';
 ALTER TABLE bursar.keys ADD COLUMN expires_at bigint;

@@ -354,9 +354,6 @@ WHERE digest = ANY ($1::text[]);
 -- name: read_patterns
 SELECT scope FROM bursar.scopes WHERE scope >= 'model:' AND scope < 'model;' AND right(scope, 1) = '*' ORDER BY scope;
 
--- name: read_path
-SELECT path FROM bursar.scopes WHERE scope = $1;
-
 -- name: read_keys
 SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM bursar.keys
 ORDER BY name, created_at, digest;

@@ -6,6 +6,10 @@ ALTER TABLE scopes ADD COLUMN path TEXT NOT NULL DEFAULT '[]';
 -- When a run was last seen to be used, to within some minutes; 0 where it never was.
 ALTER TABLE scopes ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
 
+-- The runs that may still spend, which are few beside all that there were.
+CREATE INDEX accounts_of_open_runs ON accounts (scope)
+    WHERE state = 'open' AND unit = 'calls' AND period = 'lifetime' AND scope >= 'run:' AND scope < 'run;';
+
 -- JSON: team, user, tags, models, upstreams, networks, role.
 ALTER TABLE keys ADD COLUMN terms_json TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE keys ADD COLUMN expires_at INTEGER;

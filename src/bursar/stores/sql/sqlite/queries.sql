@@ -321,9 +321,6 @@ SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expir
 -- name: read_patterns
 SELECT scope FROM scopes WHERE scope >= 'model:' AND scope < 'model;' AND substr(scope, -1) = '*' ORDER BY scope;
 
--- name: read_path
-SELECT path FROM scopes WHERE scope = ?1;
-
 -- name: read_keys
 SELECT name, digest, run, limits_json, created_at, revoked_at, terms_json, expires_at FROM keys
 ORDER BY name, created_at, digest;
