@@ -16,6 +16,7 @@ from bursar.call import Call, Head, Refused
 from bursar.clock import SystemClock
 from bursar.dialects.free import FreeRequest, free_request
 from bursar.dialects.protocol import Dialect, Request
+from bursar.edge.admin.door import Door, is_below
 from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
@@ -30,7 +31,7 @@ from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
-from bursar.edge.wiring import Parts, wire
+from bursar.edge.wiring import Parts, desk, wire
 from bursar.events import CallRefused, EventBus
 from bursar.ledger.account import ClearModel
 from bursar.ledger.reaper import reap
@@ -82,6 +83,7 @@ class Gateway:
         self._runs = Runs(store)
         self._counts = Counts(store, self._parts.gate.upstream)
         self._fallbacks = Fallbacks(settings.fallback)
+        self._door = Door(desk(settings, store, self._callers, self._parts.book))
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
@@ -146,7 +148,9 @@ class Gateway:
         exchange = Exchange(headers, receive, send)
         try:
             target = self._target(scope)
-            if target is None or scope["method"] != "POST":
+            if target is None and is_below(scope["path"]):
+                await self._door.serve(scope, exchange, receive, send)
+            elif target is None or scope["method"] != "POST":
                 await self._not_a_call(scope, exchange)
             elif repeated:
                 message = f"the header {repeated} occurs more than once"

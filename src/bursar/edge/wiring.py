@@ -12,7 +12,10 @@ from bursar.clock import SECOND, SystemClock
 from bursar.dialects.protocol import Quirks
 from bursar.dialects.table import DIALECTS
 from bursar.edge import refusals, stored_book
-from bursar.edge.callers import LOCAL_KEY, Caller, digest
+from bursar.edge.admin.access import Access
+from bursar.edge.admin.desk import Desk
+from bursar.edge.admin.oidc import Provider, Tokens
+from bursar.edge.callers import LOCAL_KEY, Caller, Callers, digest
 from bursar.edge.declared import Declaration
 from bursar.edge.idle import IdleHours
 from bursar.edge.webhooks import SecretError, Webhook, read_secrets
@@ -99,6 +102,23 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
             settings.defaults.run.hours, {f"key:{name}": settings.run_template(name).hours for name in settings.keys}
         ),
         webhooks=_webhooks(settings),
+    )
+
+
+def desk(settings: Settings, store: Store, callers: Callers, book: Book) -> Desk:
+    """Put together what the HTTP API works with."""
+    tokens = None
+    if settings.oidc is not None:
+        provider = Provider(**settings.oidc.model_dump())
+        tokens = Tokens(provider, fetch, SystemClock())
+    return Desk(
+        store=store,
+        access=Access(callers, tokens),
+        book=book,
+        clock=SystemClock(),
+        upstreams=tuple(settings.upstreams),
+        timezone=settings.policy.timezone,
+        templates=lambda key: settings.run_template(key).limits,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from bursar.ledger.account import Budget
+from bursar.settings.oidc import OidcSettings
 from bursar.settings.sections import LedgerSettings, PolicySettings, ServerSettings
 from bursar.settings.spenders import Defaults, KeySettings, RunTemplate, SpenderSettings
 from bursar.settings.upstreams import ModelSettings, UpstreamSettings
@@ -42,6 +43,7 @@ class Settings(Section):
     )
     """By model, or a pattern such as `gpt-5*`: `UPSTREAM` or `UPSTREAM/MODEL`, in the order in which they are asked."""
     policy: PolicySettings = PolicySettings()
+    oidc: OidcSettings | None = None
     webhooks: dict[WebhookName, WebhookSettings] = Field(default_factory=dict)
 
     @field_validator("upstreams", mode="before")

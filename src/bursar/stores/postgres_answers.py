@@ -29,9 +29,9 @@ class PostgresAnswers(ABC):
             await connection.execute(SQL["write_old_answers_gone"], now - ANSWER_KEPT, now - ANSWER_PENDING)
             if await connection.fetchval(SQL["write_answer_claimed"], name, request, now):
                 return None
-            row = await connection.fetchrow(SQL["read_answer"], name)
-            # Gone between the two: somebody else has just given up the claim.
-            return Said(request, 0, "") if row is None else Said(*row)
+            rows = await connection.fetch(SQL["read_answer"], name)
+            # None where somebody else has given up the claim between the two.
+            return Said(*rows[0]) if rows else Said(request, 0, "")
 
         said: Said | None = await self._ticket(work)
         return said

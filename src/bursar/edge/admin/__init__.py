@@ -1,0 +1,1 @@
+"""HTTP for people and programs: keys, budgets, runs, holds, entries; nothing here reaches a provider."""

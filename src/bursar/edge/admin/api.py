@@ -1,0 +1,70 @@
+"""The HTTP API as one ASGI application, and its description, which is made from the same code."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from bursar.edge.admin import book_routes, key_routes, run_routes
+from bursar.edge.admin.desk import Desk
+from bursar.edge.admin.door import PREFIX
+from bursar.edge.admin.faults import add_handlers
+from bursar.edge.admin.page import render
+
+ABOUT = """\
+Keys, budgets, runs, holds and entries of a bursar gateway.
+
+Send a key as `Authorization: Bearer KEY`. `x-roles` of each operation says which roles may use it: `viewer` reads,
+`operator` also opens, raises, stops and resumes runs, sets budgets and clears quarantine, `admin` also has the keys;
+`key` is a key that calls models, `run` the key of one run. Every change is an entry of the ledger that says who made
+it.
+
+Lists come in pages: send `next` as `after`. A write may carry an `Idempotency-Key`. Amounts of USD are text.
+"""
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def build(desk: Desk | None) -> FastAPI:
+    """Make the application; without a desk it only describes itself."""
+    app = FastAPI(
+        title="bursar",
+        version=metadata.version("bursar"),
+        description=ABOUT,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        redirect_slashes=False,
+    )
+    app.state.desk = desk
+    add_handlers(app)
+    for routes in (run_routes.ROUTES, book_routes.ROUTES, key_routes.ROUTES):
+        app.include_router(routes, prefix=PREFIX)
+    described = _described(app)
+    shown, raw = HTMLResponse(render(described), headers={"content-security-policy": _POLICY}), JSONResponse(described)
+
+    async def schema(_request: Request) -> Response:
+        return raw
+
+    async def docs(_request: Request) -> Response:
+        return shown
+
+    # The two that need no key: they say what anybody can read in the source.
+    app.router.add_route(f"{PREFIX}/openapi.json", schema, ["GET"])
+    app.router.add_route(f"{PREFIX}/docs", docs, ["GET"])
+    return app
+
+
+def description() -> dict[str, Any]:
+    """Give the OpenAPI description."""
+    return _described(build(None))
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    found = app.openapi()
+    found["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    return found
