@@ -11,6 +11,7 @@ from bursar.call import Body, Call, Head, Refused
 from bursar.dialects.bedrock_path import counted_name, read_plain
 from bursar.dialects.body import RefusedError, read, shown, unbounded, unreadable
 from bursar.dialects.fields import TOKENS_MAX, member_of, model_of, names
+from bursar.dialects.gemini import only_model
 from bursar.dialects.gemini_path import read_path
 from bursar.dialects.input_text import NOT_INPUT
 from bursar.dialects.meters import UntrustedError, json_object
@@ -181,7 +182,7 @@ def _model_asked(path: str, values: dict[str, object]) -> str:
         return model_of(values)
     for name in _ENVELOPES & values.keys():
         _only_documented(values[name], _GEMINI_FIELDS, f"{name}.")
-        _same_model(values[name], google.model)
+        only_model(member_of(values[name], "model"), google.model)
     return google.model
 
 
@@ -193,12 +194,6 @@ def _only_documented(values: object, known: frozenset[str], outer: str) -> None:
             f"The field `{outer}{shown(min(unknown))}` is not one that this endpoint documents, so nobody knows "
             "that it is free. Remove it."
         )
-
-
-def _same_model(values: object, model: str) -> None:
-    other = values.get("model") if isinstance(values, dict) else None
-    if other not in (None, model, f"models/{model}"):
-        raise unreadable(f"The path names the model `{model}` and the body another; which one counts is unknown.")
 
 
 def _members(body: Body, wanted: frozenset[str]) -> list[str]:
