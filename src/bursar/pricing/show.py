@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from bursar.clock import Instant
 from bursar.money import cost
+from bursar.pricing.quote import PriceBook
 from bursar.pricing.rates import DEFAULT_TIER, FOREVER, US, Card, ImageRule, Unpriced
 
 CHANGES_AHEAD_MAX = 8
@@ -61,14 +62,6 @@ class ModelFacts:
     source: str
 
 
-class Priced(Protocol):
-    """What gives the card of a model at an instant: a price book."""
-
-    def card(self, upstream: str, model: str, now: Instant) -> Card | Unpriced:
-        """Give the card that holds for a call that is made now."""
-        ...
-
-
 def facts(card: Card) -> ModelFacts:
     """Give everything that the card says, in the order in which it is shown."""
     return ModelFacts(
@@ -87,7 +80,9 @@ def facts(card: Card) -> ModelFacts:
     )
 
 
-def schedule(book: Priced, upstream: str, model: str, now: Instant) -> tuple[tuple[Instant, tuple[RateLine, ...]], ...]:
+def schedule(
+    book: PriceBook, upstream: str, model: str, now: Instant
+) -> tuple[tuple[Instant, tuple[RateLine, ...]], ...]:
     """Give the changes of price that are known to come, each with its instant and the rates from then on.
 
     A rate holds from the longest time that a call may take before it is asked: a call that is made then may end in it.
