@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
-from bursar.call import Usage
-from bursar.dialects.body import Document, shown, unbounded
+from bursar.call import Call, Usage
+from bursar.dialects.body import Document, object_with, shown, unbounded, value_text
 from bursar.dialects.fields import Seen, all_named, member_of, only_known_in
 from bursar.dialects.meters import UntrustedError, count, inner
 from bursar.dialects.protocol import Quirks, Request
@@ -56,6 +56,15 @@ def only_plain_cache(document: Document, quirks: Quirks) -> None:
 def take_image(seen: Seen, url: object, detail: object) -> None:
     """Note an image of the input."""
     seen.take_url(url, low_detail=detail == "low")
+
+
+def wish_for_usage(call: Call, quirks: Quirks) -> dict[str, str]:
+    """Give the field that makes a stream end with its usage, where the client did not ask for that itself."""
+    if not call.stream or not quirks.takes_stream_options or call.wants_usage:
+        return {}
+    options = value_text(call.body, "stream_options")
+    wish = object_with(options, "include_usage", "true") if options.startswith("{") else '{"include_usage":true}'
+    return {"stream_options": wish}
 
 
 def token_classes(

@@ -10,7 +10,6 @@ from bursar.dialects import openai
 from bursar.dialects.body import (
     Document,
     RefusedError,
-    object_with,
     read,
     shown,
     unbounded,
@@ -91,11 +90,7 @@ class OpenAIChat:
         field = _output_field(call, quirks)
         if output_tokens != call.output.tokens_asked:
             changes[field] = str(output_tokens)
-        if call.stream and quirks.takes_stream_options and not call.wants_usage:
-            options = value_text(call.body, "stream_options")
-            changes["stream_options"] = (
-                object_with(options, "include_usage", "true") if options.startswith("{") else '{"include_usage":true}'
-            )
+        changes |= openai.wish_for_usage(call, quirks)
         if call.service_tier == "default" and (quirks.takes_service_tier or "service_tier" in members):
             changes["service_tier"] = '"default"'
         return shaped(call, changes, quirks)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bursar.call import CacheWrite, Call, Output, Refused
 from bursar.dialects import openai
-from bursar.dialects.body import Document, RefusedError, object_with, read, unreadable, utf8_bytes, value_text
+from bursar.dialects.body import Document, RefusedError, read, unreadable, utf8_bytes, value_text
 from bursar.dialects.fields import (
     CHOICES_MAX,
     Seen,
@@ -56,12 +56,7 @@ class OpenAICompletions:
         changes = {}
         if output_tokens != call.output.tokens_asked or value_text(call.body, OUTPUT_FIELD) in ("", "null"):
             changes[OUTPUT_FIELD] = str(output_tokens)
-        if call.stream and quirks.takes_stream_options and not call.wants_usage:
-            options = value_text(call.body, "stream_options")
-            changes["stream_options"] = (
-                object_with(options, "include_usage", "true") if options.startswith("{") else '{"include_usage":true}'
-            )
-        return shaped(call, changes, quirks)
+        return shaped(call, changes | openai.wish_for_usage(call, quirks), quirks)
 
     def meter(self, call: Call, status: int, content_type: str) -> Meter:
         """Give the meter for one reply; its usage is that of a chat."""
