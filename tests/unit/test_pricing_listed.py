@@ -15,8 +15,9 @@ from pricing_samples import NOW, a_rate_of_each
 
 from bursar.clock import SECOND, Instant
 from bursar.money import Rate
+from bursar.pricing.book import HORIZON
 from bursar.pricing.limits import Limit
-from bursar.pricing.listed import HORIZON, DoubtError, card_of
+from bursar.pricing.listed import DoubtError, card_of
 from bursar.pricing.rates import FOREVER, Card, Family, ImageBound, ImageRule, Rates, rates_at
 
 LIMIT = Limit(1_000_000, 100_000, Rate(2_000_000), Rate(8_000_000), 100)
@@ -39,7 +40,7 @@ def a_model(
 
 
 def card(model: listed.ModelInfo, now: Instant = NOW, provider: str = "openai", limit: Limit = LIMIT) -> Card:
-    return card_of(model, provider, "gpt-5", now, limit, "a test")
+    return card_of(model, provider, "gpt-5", now, limit, "a test", HORIZON)
 
 
 def ordinary(model: listed.ModelInfo, now: Instant = NOW, provider: str = "openai") -> Rates:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Dated snapshots make the number of good names unbounded; real callers use a handful.
 CARDS_KEPT_MAX = 4_096
+HORIZON = 15 * 60 * SECOND
+"""Where the settings do not say how long a call may take, as for a book that is only looked into."""
 _NAME_CHARACTERS_MAX = 256
 _REGIONAL = ((".api.openai.com", 110), (".azure.us", 138))
 _TO_BE_FILLED_IN = {"input": '"..."', "output": '"..."', "context_tokens": "...", "output_tokens_max": "..."}
@@ -42,7 +44,7 @@ class Terms:
     """The model that each name of the upstream's own stands for."""
     only_deployments: bool = False
     """Whether a name that is not among them could be any model."""
-    horizon: int = 15 * 60 * SECOND
+    horizon: int = HORIZON
     """Microseconds from a call's quote to the last byte of its reply, all waits included, at most; the dearest price of
     that time is quoted."""
 

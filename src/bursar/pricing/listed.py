@@ -30,8 +30,6 @@ from bursar.pricing.rates import (
     steps_times,
 )
 
-HORIZON = 15 * 60 * SECOND
-"""A call may take that long, and is billed at the prices of its start or of its end; the quote covers both."""
 # Models that take a million tokens behind a beta header are listed with the window that they have without it.
 LONG_CONTEXT_TOKENS = 1_000_000
 SOURCE = f"genai-prices {version('genai-prices')}"
@@ -85,9 +83,9 @@ def listed_card(
     name: str,
     now: Instant,
     limits: Limits,
-    providers: Mapping[str, listed.Provider] = PROVIDERS,
-    source: str = SOURCE,
-    horizon: int = HORIZON,
+    providers: Mapping[str, listed.Provider],
+    source: str,
+    horizon: int,
 ) -> Card:
     """Give the card of a model that both sources know; raises DoubtError."""
     model = find_model(provider_id, name, limits.made_on, providers)
@@ -123,9 +121,12 @@ def card_of(
     now: Instant,
     limit: Limit,
     source: str,
-    horizon: int = HORIZON,
+    horizon: int,
 ) -> Card:
-    """Give the card of a listed model with the highest rates from now to the horizon; raises DoubtError."""
+    """Give the card of a listed model with the highest rates from now to the horizon; raises DoubtError.
+
+    A call may take as long as the horizon, and is billed at the prices of its start or of its end; these cover both.
+    """
     _check_second_opinion(model, limit)
     moments, valid_until = _moments(model, now, horizon)
     family = _family(provider_id, name)
