@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bursar.call import Call, Head, Refused
@@ -26,6 +27,7 @@ from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
 from bursar.edge.identity import NOBODY, AccountPath, Asked, Claims, account_path, claims
 from bursar.edge.idle import keep_stopping
+from bursar.edge.loops import Looped, Loops
 from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
 from bursar.edge.query import google_query
@@ -87,6 +89,7 @@ class Gateway:
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
+        self._loops = Loops(lambda key: settings.run_template(key).loops, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         # Random once per process and then counted: as unique as a random number per call, without asking the system.
         self._call_prefix = f"c-{secrets.token_hex(8)}-"
@@ -312,9 +315,12 @@ class Gateway:
         try:
             if not isinstance(path, AccountPath):
                 await client.refuse(path)
+            elif isinstance(seen := self._loops.look(call, claimed.run, caller.key), Looped):
+                await client.refuse(seen)
             else:
                 routes = [one for one in self._fallbacks.after(call) if may(caller.upstreams, one.upstream)]
                 spares = SpareCalls(call, dialect, exchange.headers, routes, self._quirks, caller.models)
+                client.on_answered = partial(self._loops.answered, seen)
                 await proxy(call, dialect, self._parts.gate, client, spares)
         finally:
             client.done()

@@ -145,6 +145,9 @@ class HttpClient:
         self._queue_task: asyncio.Task[Any] | None = None
         self._deadline: tuple[asyncio.Timeout, float] | None = None
         self._has_left = False
+        self._is_good = False
+        self.on_answered: Callable[[], None] = _nothing
+        """Called with the end of an answer that is no error, unless nobody reads it."""
         self._hold: OpenHold | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._watch)
@@ -279,6 +282,7 @@ class HttpClient:
 
     async def start(self, reply: Reply, hold: OpenHold) -> None:
         """Send the head of the reply: the provider's own, and what is known of the cost."""
+        self._is_good = reply.status < 400
         keeps_length = not reply.is_stream  # a stream may lose its usage event on the way
         head = [
             (name, value)
@@ -299,7 +303,13 @@ class HttpClient:
     async def end(self, chunk: bytes) -> None:
         """Pass the last bytes on and end the reply."""
         if not self._has_left:
+            if self._is_good:
+                self.on_answered()
             await self._exchange.end(chunk)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Queue:

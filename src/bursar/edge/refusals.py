@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from bursar.call import Refused
 from bursar.clock import SECOND, Instant
 from bursar.edge.callers import Unauthorized
+from bursar.edge.loops import Looped
 from bursar.ledger.account import Denied, Reason, Taken, TooManyRuns, Unit
 from bursar.ledger.periods import LIFETIME, people, spec_of
 from bursar.money import Money
@@ -37,7 +38,7 @@ STATUS_BY_CLIENT: tuple[tuple[re.Pattern[str], int], ...] = (
     (re.compile(r"^(boto3|botocore|aws-sdk-[a-z0-9-]+)/", re.IGNORECASE), PAYMENT_REQUIRED),
 )
 
-Refusal = Refused | Unpriced | Denied | Failure | Unauthorized | Taken | TooManyRuns
+Refusal = Refused | Unpriced | Denied | Failure | Unauthorized | Taken | TooManyRuns | Looped
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def answer(refusal: Refusal, run: str, user_agent: str, fixed_status: int) -> An
                 {"run": run, "resets_at": resets_at},
                 _NO_RETRY,
             )
+        case Looped():
+            return _looped(refusal, run, cap_status(user_agent, fixed_status))
         case Failure():
             return Answer(refusal.status, refusal.code, f"bursar: {refusal.message}", {"run": run}, ())
         case Refused() | Unpriced() | Unauthorized():
@@ -108,6 +111,28 @@ def ledger_unavailable(run: str) -> Answer:
 def _final(status: int, code: str, message: str, run: str) -> Answer:
     return Answer(status, code, f"bursar: {message}", {"run": run} if run else {}, _NO_RETRY)
 
+
+def _looped(looped: Looped, run: str, status: int) -> Answer:
+    """Name what repeats: tools and how often, never what they were given."""
+    if looped.repeats == "tool":
+        named = " and ".join(looped.tools[:_TOOLS_NAMED])
+        said = f"called {named} {looped.count} times in a row with the same arguments and the same result"
+        advice = "do something else, or stop here and report"
+    else:
+        said = f"was given an answer to the same request {looped.count} times in a row"
+        advice = "change the request, or stop here and report"
+    advice += "; where this is meant to be, an operator can set `loops` of the run or the key"
+    details = {
+        "run": run,
+        "repeats": looped.repeats,
+        "tools": list(looped.tools[:_TOOLS_NAMED]),
+        "count": looped.count,
+        "advice": advice,
+    }
+    return Answer(status, "loop_detected", f"bursar: the run {run} {said}; {advice}", details, _NO_RETRY)
+
+
+_TOOLS_NAMED = 5
 
 _ADVICE = {
     Reason.EXHAUSTED: "stop here and report; an operator can raise it with `bursar runs raise`",

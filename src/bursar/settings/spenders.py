@@ -13,6 +13,7 @@ from bursar.settings.values import (
     CountLimit,
     EnvName,
     HourLimit,
+    LoopLimit,
     Network,
     Section,
     SpenderName,
@@ -32,6 +33,8 @@ class RunTemplate(Section):
     tokens: CountLimit = None
     hours: HourLimit = 24
     """How long a run may do nothing before it is stopped; one that was stopped can be resumed."""
+    loops: LoopLimit = 8
+    """How often it may call the same tools with the same results, or send the same request, in a row."""
 
     @model_validator(mode="after")
     def _has_a_cap(self) -> RunTemplate:
