@@ -166,10 +166,14 @@ class Witnesses(RuleBasedStateMachine):
         if isinstance(answer, Denied):
             assert dict(self.memory.books.holds) == before
 
-    @rule(call=calls, worker=workers, actual=st.none() | amounts, path=paths, held=amounts)
-    def settle(self, call: str, worker: str, actual: Amounts | None, path: tuple[str, ...], held: Amounts) -> None:
+    @rule(call=calls, worker=workers, actual=st.none() | amounts, path=paths, held=amounts,
+          also=st.lists(scopes, max_size=2).map(tuple))  # fmt: skip
+    def settle(
+        self, call: str, worker: str, actual: Amounts | None, path: tuple[str, ...], held: Amounts,
+        also: tuple[str, ...],
+    ) -> None:  # fmt: skip
         basis = Basis.PRESUMED if actual is None else Basis.METERED
-        self.do(Settle(call, worker, actual, basis, path, held, "why", "{}"))
+        self.do(Settle(call, worker, actual, basis, path, held, "why", "{}", also))
 
     @rule(call=calls, worker=workers)
     def void(self, call: str, worker: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from ledger_kit import KEY, PATH, RUN, MemoryStore, authorize, hold_row, opened
+import pytest
+from ledger_kit import KEY, PATH, RUN, MemoryStore, a_quote, authorize, hold_row, opened, run_virtual
 
 from bursar.ledger.account import (
     AccountState,
@@ -16,6 +17,7 @@ from bursar.ledger.account import (
     Granted,
     Limits,
     Note,
+    Reason,
     SetLimit,
     SetState,
     Settle,
@@ -24,6 +26,7 @@ from bursar.ledger.account import (
 )
 from bursar.ledger.audit import audit
 from bursar.ledger.books import Happening
+from bursar.ledger.hold import Ledger, OpenHold, ask_of
 
 TEAM, TAG = "team:research", "tag:env=prod"
 ALSO = (TEAM, TAG, "user:nobody-set-a-budget")
@@ -189,3 +192,48 @@ def test_it_is_written_down_who_changed_what() -> None:
     assert details[-1]["what"] == "key revoked"
     assert {name: balance.account() for name, balance in store.books.names.items()} == before
     proven(store)
+
+
+# ---- where a call goes ----------------------------------------------------------------------------------------------
+
+QUOTE = a_quote()
+COST = ask_of(QUOTE).amounts(1000).usd
+ITS_OWN = ("model:m1", "model:m*", "model:*", "upstream:openai")
+OTHERS = ("model:m", "model:m1-mini", "model:x*", "upstream:open", "upstream:azure")
+
+
+def test_a_call_is_charged_to_the_budgets_of_its_model_of_all_alike_and_of_its_upstream() -> None:
+    async def scenario() -> None:
+        store = opened(Limits(usd=COST))
+        for scope in (*ITS_OWN, *OTHERS):
+            store.do(SetLimit(scope, Unit.USD, COST, opens=True))
+        hold = await Ledger(store, 0).authorize(QUOTE, "c1", PATH, (TEAM,))
+        assert isinstance(hold, OpenHold)
+        held_on = {account for row in await store.holds() for account in row.accounts}
+        assert held_on == {
+            *(f"{scope}/{unit}/lifetime" for scope in PATH for unit in ("usd", "calls")),
+            *(f"{scope}/usd/lifetime" for scope in ITS_OWN),
+        }
+        async with hold:
+            hold.dispatch()
+        assert {store.account(f"{scope}/usd/lifetime").captured for scope in ITS_OWN} == {COST}
+        assert {store.account(f"{scope}/usd/lifetime").captured for scope in OTHERS} == {0}
+        proven(store)
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("scope", ITS_OWN)
+def test_a_budget_of_a_model_or_an_upstream_that_is_spent_refuses(scope: str) -> None:
+    async def scenario() -> None:
+        store = opened(Limits())
+        ledger = Ledger(store, 0)
+        assert isinstance(await ledger.authorize(QUOTE, "c1", PATH), OpenHold)
+        # It counts from the next call on, and has nothing to spend.
+        store.do(SetLimit(scope, Unit.USD, 0, opens=True))
+        denied = await ledger.authorize(QUOTE, "c2", PATH)
+        assert isinstance(denied, Denied)
+        assert (denied.scope, denied.reason) == (scope, Reason.EXHAUSTED)
+        assert "c2" not in store.books.holds
+
+    run_virtual(scenario())
