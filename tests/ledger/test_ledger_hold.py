@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ledger_kit import KEY, PATH, RUN, MemoryStore, a_quote, authorize, opened, run_virtual, settle_down
 
-from bursar.call import Usage
+from bursar.call import ServerTool, Usage
 from bursar.ledger.account import Amounts, Basis, Denied, Expire, HoldState, Limits, OpenScope, Reason, Settle, Void
 from bursar.ledger.hold import FRESH_SECONDS, Ledger, OpenHold, ask_of
 from bursar.ledger.store import LedgerUnavailableError, NotWrittenError
@@ -67,6 +67,25 @@ def test_a_captured_call_is_booked_at_its_cost_with_its_usage() -> None:
         }  # fmt: skip
         assert ledger.unsettled == 0
         assert nothing_is_held(store)
+
+    run_virtual(scenario())
+
+
+@pytest.mark.parametrize("charged", [0, 77])
+def test_the_books_have_all_that_a_bill_was_made_of(charged: int) -> None:
+    async def scenario() -> None:
+        store = room_for(1)
+        usage = Usage(
+            9, 4, 5, audio_input_tokens=8, audio_cache_read_tokens=3, tool_uses={ServerTool.WEB_SEARCH: 2},
+            cost=Money(charged),
+        )  # fmt: skip
+        async with await take(ledger_on(store)) as hold:
+            hold.dispatch()
+            hold.capture(Money(77), usage)
+        assert json.loads(json.loads(store.lines[-1].detail)["usage"]) == {
+            "input": 9, "output": 4, "cache_read": 5, "audio_input": 8, "audio_cache_read": 3, "web_search": 2,
+            "charged_nanodollars": charged,
+        }  # fmt: skip
 
     run_virtual(scenario())
 

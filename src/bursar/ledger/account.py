@@ -53,7 +53,10 @@ class AccountState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The running position of one scope in one unit and one period: `captured + held + overrun <= ceiling`."""
+    """The running position of one scope in one unit and one period: `captured + held <= ceiling`.
+
+    An overrun comes on top; it counts as spent when the next call is authorized.
+    """
 
     scope: str
     """Who spends: `run:ID`, `key:NAME`; teams, users, tags and the organisation take the same form."""

@@ -83,7 +83,7 @@ class Needs:
     """Those of the calls that are to end: where the books have no hold of one, it may have been folded away."""
     scopes: set[str] = field(default_factory=set)
     claims: bool = False
-    """Whether the claims on the accounts of the scopes are asked for."""
+    """Whether the claims are asked for: all of them, for only calls that wait leave any."""
     workers: set[str] = field(default_factory=set)
     owners: bool = False
     """Whether the owners of the scopes are asked for."""

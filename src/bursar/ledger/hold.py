@@ -408,15 +408,20 @@ def _tokens(usage: Usage) -> int:
 
 
 def _compact(usage: Usage) -> str:
-    """Give the usage for the books: the counts that are not zero, the tier and the model."""
+    """Give the usage for the books: the counts that are not zero, the tier and the model, and what the provider says
+    that it charged."""
     facts: dict[str, object] = {"input": usage.input_tokens, "output": usage.output_tokens}
     more = {
         "cache_read": usage.cache_read_tokens,
         "cache_write_5m": usage.cache_write_5m_tokens,
         "cache_write_1h": usage.cache_write_1h_tokens,
+        "audio_input": usage.audio_input_tokens,
+        "audio_cache_read": usage.audio_cache_read_tokens,
         **{str(tool): uses for tool, uses in usage.tool_uses.items()},
         "tier": "" if usage.service_tier == "default" else usage.service_tier,
         "model": usage.model,
     }
     facts.update({name: value for name, value in more.items() if value})
+    if usage.cost is not None:
+        facts["charged_nanodollars"] = usage.cost.nanodollars
     return encode(facts)

@@ -47,7 +47,8 @@ class Entry:
     seq: int
     at: Instant
     kind: str
-    """`open`, `authorize`, `capture`, `void`, `expire`, `adjust`, `limit`, `state`, `roll`, `quarantine`, `clear`."""
+    """`open`, `authorize`, `capture`, `void`, `expire`, `adjust`, `limit`, `state`, `roll`, `quarantine`, `clear` or
+    `note`."""
     call_id: str
     worker: str
     usd: int
