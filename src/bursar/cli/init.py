@@ -110,8 +110,7 @@ TEMPLATE = """\
 
 # ---- Webhooks: who is told of thresholds (50, 80, 100 %), first refusals, overruns and quarantines; docs/webhooks.md.
 # [webhooks.ops]
-# url = "https://ops.example.com/bursar"
-# url_env = "OPS_WEBHOOK_URL"      # instead of url: the variable that holds an address which is itself a secret
+# url = "https://ops.example.com/bursar"   # or url_env: the variable that holds it, where it is itself a secret
 # secret_env = "OPS_WEBHOOK_SECRET"   # the variable with the secret to sign with: whsec_ and base64
 # events = ["threshold", "exhausted", "overrun", "quarantine"]   # default: all
 # format = "json"                  # or "slack", which needs no secret_env
