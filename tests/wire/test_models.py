@@ -135,7 +135,7 @@ async def test_own_models_come_first(tmp_path: Path) -> None:
     async with wire_up(tmp_path, upstreams=mine, models={"my/model": own}) as wire:
         assert names(await get(wire, "/mine/v1/models")) == ["my/model"]
         got = await get(wire, "/mine/v1/models/my%2Fmodel")
-        assert got.json == {"id": "my/model", "object": "model", "created": 0, "owned_by": "mine"}
+        assert got.json == {"id": "my/model", "object": "model", "created": 0, "owned_by": "bursar"}
         assert (await get(wire, "/mine/v1/models/my/model")).status == 200
         assert "my/model" not in names(await get(wire, "/v1/models"))
 
