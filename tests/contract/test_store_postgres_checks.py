@@ -33,6 +33,11 @@ ENTRY = (
     "VALUES (99, 1, {}, '', '', 0, 0, 0, '[]', '{{}}')"
 )
 
+DELIVERY = (
+    "INSERT INTO bursar.outbox (kind, told, at, subject, detail) VALUES ('exhausted', 'r1', 1, 'r1', '{{}}'); "
+    "INSERT INTO bursar.deliveries SELECT max(id), 'ops', {}, 1, '' FROM bursar.outbox"
+)
+
 
 def hold(**changes: str) -> str:
     return HOLD.format(**(FINE | changes))
@@ -42,6 +47,7 @@ TAKEN = (
     hold(),
     hold(state="'open'", captured="0, 0, 0", settled="NULL", basis="''"),
     ENTRY.format("'note'"),
+    DELIVERY.format("'waiting', 1"),
     "UPDATE bursar.last_entry SET seq = seq",
     "UPDATE bursar.accounts SET held = ceiling - captured WHERE ceiling IS NOT NULL",
 )
@@ -92,6 +98,8 @@ REFUSED = (
     "DELETE FROM bursar.entries",
     "TRUNCATE bursar.entries",
     ENTRY.format("'gift'"),
+    DELIVERY.format("'lost', 1"),
+    DELIVERY.format("'waiting', 0"),
     "UPDATE bursar.last_entry SET seq = seq - 1",
     "DELETE FROM bursar.last_entry",
     "INSERT INTO bursar.last_entry (seq) VALUES (0)",
