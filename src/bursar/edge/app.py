@@ -30,6 +30,7 @@ from bursar.edge.idle import keep_stopping
 from bursar.edge.loops import Looped, Loops
 from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
+from bursar.edge.outbox import Teller, keep_pruned
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
@@ -112,6 +113,10 @@ class Gateway:
         # And what a call makes is gone with it; next to nothing of it is in a cycle.
         gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
         self._tasks = [asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))]
+        self._tasks.append(asyncio.create_task(keep_pruned(self.store)))
+        for webhook in self._parts.webhooks:
+            teller = Teller(self.store, webhook, self._clock)
+            self._tasks.append(asyncio.create_task(teller.keep_telling()))
         self._tasks.append(asyncio.create_task(keep_stopping(self.store, self._parts.idle_hours, IDLE_EVERY_SECONDS)))
         if self._settings.ledger.keep_days is not None:
             self._tasks.append(asyncio.create_task(keep_compact(self.store, self._settings.ledger.keep_days)))
