@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from bursar.call import Call, Head
 from bursar.dialects.body import with_members
 from bursar.dialects.protocol import Dialect, Quirks, Request
+from bursar.edge.callers import may
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +71,11 @@ class SpareCalls:
         """Give the next upstream's call; those that may not, or cannot, take it are passed over."""
         while self._routes:
             route = self._routes.popleft()
-            call = self._read(route) if route.upstream in self._quirks and self._may_use(route.model) else None
+            is_allowed = not route.model or may(self._models, route.model)
+            call = self._read(route) if route.upstream in self._quirks and is_allowed else None
             if call is not None:
                 return call
         return None
-
-    def _may_use(self, model: str) -> bool:
-        return not model or any(fnmatch.fnmatchcase(model, allowed) for allowed in self._models)
 
     def _read(self, route: Route) -> Call | None:
         first = self._call

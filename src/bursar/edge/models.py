@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -11,7 +10,7 @@ from urllib.parse import unquote
 from bursar.clock import Clock
 from bursar.dialects.protocol import Dialect
 from bursar.dialects.table import DIALECTS
-from bursar.edge.callers import Caller
+from bursar.edge.callers import Caller, may
 from bursar.pricing.book import Book
 from bursar.pricing.rates import Card
 
@@ -64,11 +63,7 @@ async def models_of(book: Book, clock: Clock, upstream: str, caller: Caller) -> 
     """Give the cards of what is priced and what the caller may use."""
     # The first time, hundreds of cards are made, which would hold up everybody else.
     cards = await asyncio.to_thread(lambda: list(book.models(upstream, clock.now())))
-    return [
-        card
-        for card in cards
-        if isinstance(card, Card) and any(fnmatch.fnmatchcase(card.model, allowed) for allowed in caller.models)
-    ]
+    return [card for card in cards if isinstance(card, Card) and may(caller.models, card.model)]
 
 
 def _read(path: str, upstream: str) -> ModelsPath | None:
