@@ -111,7 +111,7 @@ async def proxy(call: Call, dialect: Dialect, gate: Gate, client: Client, spares
 
 
 class Attempts:
-    """The attempts at one call: every authorize has an id of its own, and only the last failure is told."""
+    """The attempts at one call: every authorize has an id of its own, and only the first failure is told."""
 
     __slots__ = ("_asked", "_failure", "_spares", "client", "counted")
 

@@ -296,7 +296,7 @@ class Gateway:
         return refused_call(caller, call.upstream, call.model) or call
 
     async def _count(self, free: FreeRequest, dialect: Dialect, exchange: Exchange, caller: Caller, run: str) -> None:
-        """Pass on what costs nothing, for a caller who could pay for it if it did."""
+        """Pass on what costs nothing, for a caller whose run and key nobody has stopped."""
         answer = await self._counts.ask(free, (f"run:{run}", caller.scope))
         if isinstance(answer, FreeAnswer):
             names = (("x-bursar-run", run), ("x-bursar-cost-usd", "0.00"))

@@ -35,14 +35,6 @@ class Signing(StrEnum):
     AWS = "aws"
 
 
-class Gone(StrEnum):
-    """What is known of the bill of a call whose client left; whatever it is, the rest is read for a bounded time."""
-
-    BILLED = "billed in full"
-    UNDOCUMENTED = "undocumented"
-    FREE = "costs nothing"
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """Where a provider takes the requests of one path; `{model}` is the model, percent-encoded."""
@@ -106,9 +98,6 @@ class Provider:
     price_ceiling_field: str = ""
     """The request field whose `max_price` keeps a router to endpoints that cost no more than was quoted."""
     usage: UsageRules = field(default_factory=UsageRules)
-    sends_aws_events: bool = False
-    """Whether its streams are AWS event streams rather than server-sent events."""
-    client_gone: Gone = Gone.UNDOCUMENTED
 
 
 _CHAT, _COMPLETIONS, _EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -128,7 +117,7 @@ _GOOGLE_REGIONS = {
 }
 _GOOGLE_MODEL = "/v1/projects/{project}/locations/{region}/publishers/google/models/{model}"
 _CLAUDE_ON_GOOGLE = "/v1/projects/{project}/locations/{region}/publishers/anthropic/models/{model}"
-_LOCAL = replace(_OPENAI, output_field="max_tokens", client_gone=Gone.FREE)
+_LOCAL = replace(_OPENAI, output_field="max_tokens")
 
 COMPATIBLE: Mapping[str, Provider] = {"openai": _OPENAI, "anthropic": _ANTHROPIC, "gemini": _GEMINI}
 """By wire format: what is sound for every server that speaks it."""
@@ -149,13 +138,11 @@ PROVIDERS: Mapping[str, Provider] = {
         prices="anthropic",
         takes_service_tier=True,
         server_tools=frozenset({"web_search", "web_fetch"}),
-        client_gone=Gone.BILLED,
     ),
     "gemini": replace(
         _GEMINI,
         base_url="https://generativelanguage.googleapis.com",
         key_env="GEMINI_API_KEY",
-        takes_service_tier=True,
     ),
     "azure": Provider(
         "openai",
@@ -223,8 +210,6 @@ PROVIDERS: Mapping[str, Provider] = {
         set_fields={"anthropic_version": '"bedrock-2023-05-31"'},
         dropped_fields=frozenset({"model", "stream", "service_tier"}),
         beta_field="anthropic_beta",
-        sends_aws_events=True,
-        client_gone=Gone.BILLED,
     ),
     "mistral": replace(
         _OPENAI,
