@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from standardwebhooks import Webhook as Verifier
 
+from bursar.cli import events
 from bursar.cli.main import cli
 from bursar.clock import SystemClock
 from bursar.ledger.account import Amounts, Ask, Authorize, Basis, Limits, OpenScope, Settle
@@ -27,16 +28,25 @@ def call(*args: str) -> Result:
     return CliRunner().invoke(cli, args)
 
 
-async def spend(path: Path) -> None:
+async def spend(path: Path, *runs: str) -> None:
     store = SqliteStore(path, SystemClock())
     await store.start()
     await store.submit(OpenScope("key:ci", "", Limits()))
-    for run, cost in (("r1", 60), ("r2", 150)):
+    for run in runs:
         scopes = (f"run:{run}", "key:ci")
         await store.submit(OpenScope(scopes[0], "key:ci", Limits(usd=100)))
         await store.submit(Authorize(f"c-{run}", store.worker, scopes, ASK, "m1", "openai"))
         held = Amounts(100, 1, 50)
-        await store.submit(Settle(f"c-{run}", store.worker, Amounts(cost, 1, 20), Basis.METERED, scopes, held))
+        await store.submit(
+            Settle(f"c-{run}", store.worker, Amounts(60 if run != "over" else 150, 1, 20), Basis.METERED, scopes, held)
+        )
+    await store.close()
+
+
+async def fill(path: Path) -> None:
+    await spend(path, "r1", "over")
+    store = SqliteStore(path, SystemClock())
+    await store.start()
     (taken, *_) = await store.outbox.take("ops", (), NEVER, 10**12, 10**12, 1)
     await store.outbox.note("ops", taken, DeliveryState.GIVEN_UP, "status 500")
     await store.close()
@@ -44,7 +54,7 @@ async def spend(path: Path) -> None:
 
 @pytest.fixture
 def books(tmp_path: Path) -> str:
-    asyncio.run(spend(tmp_path / "ledger.db"))
+    asyncio.run(fill(tmp_path / "ledger.db"))
     return f"sqlite:///{tmp_path / 'ledger.db'}"
 
 
@@ -54,7 +64,7 @@ def test_what_happened_is_listed_with_who_was_not_told(books: str) -> None:
     assert lines[0].endswith(
         "threshold   run:r1 has spent 50% of its cap of $0.0000001: $0.00000006 (not told: ops given up)"
     )
-    assert "overrun     the call c-r2 to m1 at openai cost more than was held for it" in lines[2]
+    assert "overrun     the call c-over to m1 at openai cost more than was held for it" in lines[2]
     rows = [json.loads(line) for line in call("events", "--ledger", books, "--json").output.splitlines()]
     assert [row["kind"] for row in rows] == ["threshold", "threshold", "overrun", "quarantine"]
     assert rows[0]["deliveries"] == [{"webhook": "ops", "state": "given up", "attempts": 1, "said": "status 500"}]
@@ -69,6 +79,30 @@ def test_a_list_is_cut_by_time_kind_and_number(books: str) -> None:
     assert call("events", "--ledger", books, "--since", "2999-01-01T08:00Z").output == ""
     wrong = call("events", "--ledger", books, "--since", "yesterday")
     assert (wrong.exit_code, "write for example 2h" in wrong.output) == (2, True)
+
+
+async def test_what_happens_from_now_on_is_followed_each_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "FOLLOW_SECONDS", 0.001)
+    await spend(tmp_path / "ledger.db", "r1", "r2")
+    settings = parse({"ledger": {"url": f"sqlite:///{tmp_path / 'ledger.db'}"}}, "bursar.toml")
+    task = asyncio.create_task(events._events(settings, None, ("threshold",), 1, True, True))
+    told: list[str] = []
+
+    async def until(count: int) -> None:
+        async with asyncio.timeout(20):
+            while len(told) < count:
+                await asyncio.sleep(0.001)
+                told.extend(json.loads(line)["scope"] for line in capsys.readouterr().out.splitlines())
+
+    await until(1)
+    for number in range(3, 6):
+        await spend(tmp_path / "ledger.db", f"r{number}")
+        await until(number - 1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert told == ["run:r2", "run:r3", "run:r4", "run:r5"]
 
 
 # ---- webhooks -------------------------------------------------------------------------------------------------------

@@ -313,8 +313,10 @@ class _Session:
         from bursar.cli.child import Child
 
         plan = self._plan
+        # An agent that could sign would have people hear what never happened.
+        signing = {name for one in plan.settings.webhooks.values() for name in (one.url_env, one.secret_env)}
         environ = environment(
-            os.environ,
+            {name: value for name, value in os.environ.items() if name not in signing},
             plan.argv,
             self._base_url,
             self._secret,
