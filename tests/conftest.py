@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 # Covered is what a test reaches on purpose, not what a search at random happens to; and tracing doubles its time.
 SEARCHES = {"fuzz", "simulation"}
 # Tests that share what takes seconds to make stay in one process when there are several.
-TOGETHER = ("simulation/test_simulation.py", "architecture/test_bypass.py")
+TOGETHER = ("simulation/test_simulation.py", "architecture/test_bypass.py", "admin/test_admin_schema.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

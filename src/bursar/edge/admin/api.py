@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.telemetry import TelemetryConfig
 
 from bursar.edge.admin import book_routes, key_routes, run_routes
 from bursar.edge.admin.desk import Desk
@@ -25,6 +26,9 @@ it.
 Lists come in pages: send `next` as `after`. A write may carry an `Idempotency-Key`. Amounts of USD are text.
 """
 
+# Events are what logs and metrics are made from; the framework's own would hold what was sent, and go where the
+# environment says.
+_SILENT = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configure=False)
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -39,6 +43,7 @@ def build(desk: Desk | None) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
+        telemetry=_SILENT,
     )
     app.state.desk = desk
     add_handlers(app)

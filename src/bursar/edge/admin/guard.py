@@ -47,6 +47,8 @@ class GuardedRoute(APIRoute):
         roles = tuple((self.openapi_extra or {})[ROLES])
         is_write = bool((self.methods or set()) - {"GET", "HEAD"})
 
+        known = frozenset(field.alias for field in self.dependant.query_params)
+
         async def guarded(request: Request) -> Response:
             desk = desk_of(request)
             headers = {name.lower(): value for name, value in request.headers.items()}
@@ -56,11 +58,25 @@ class GuardedRoute(APIRoute):
                 raise ProblemError(person)
             if problem := refusal(person, roles):
                 raise ProblemError(problem)
+            if problem := _unknown_query(request, known):
+                raise ProblemError(problem)
             request.state.person = person
             name = request.headers.get(IDEMPOTENCY_KEY, "") if is_write else ""
             return await _once(desk.store, person, name, request, handle) if name else await handle(request)
 
         return guarded
+
+
+def _unknown_query(request: Request, known: frozenset[str]) -> Problem | None:
+    """Refuse a query parameter that the route does not know, or that is there twice: it would be read as nothing."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    odd = next((name for name in names if name not in known or names.count(name) > 1), None)
+    if odd is None:
+        return None
+    said = f"it takes {', '.join(sorted(known))}" if known else "it takes none"
+    return Problem(
+        422, "invalid", f"the query parameter {ascii(odd)[:60]} is not known here, or is there twice; {said}"
+    )
 
 
 async def _once(store: Store, person: Person, name: str, request: Request, handle: Handler) -> Response:
