@@ -22,7 +22,8 @@ from bursar.call import Usage
 from bursar.cli.main import cli
 from bursar.cli.prices_update import age_warning, warn_of_old_prices
 from bursar.clock import SystemClock
-from bursar.edge.app import Gateway, from_environment
+from bursar.edge.app import Gateway
+from bursar.edge.site import from_environment
 from bursar.edge.stored_book import back, keep, place, previous, read
 from bursar.edge.wiring import price_book
 from bursar.ledger.account import Amounts, Basis, Granted, Settle
@@ -265,7 +266,7 @@ def test_a_worker_process_takes_the_book_beside_the_ledger_that_it_is_given(
     monkeypatch.setenv("BURSAR_LEDGER", f"sqlite:///{ledger}")
     keep(place(f"sqlite:///{ledger}"), b"not a book")
     with pytest.raises(WrongBookError):
-        asyncio.run(_started(from_environment()))
+        asyncio.run(_started(from_environment().gateway))
 
 
 async def _started(gateway: Gateway) -> None:

@@ -18,7 +18,7 @@ from bursar.edge.server import GatewayProtocol
 if TYPE_CHECKING:
     from bursar.settings import ServerSettings
 
-FACTORY = "bursar.edge.app:from_environment"
+FACTORY = "bursar.edge.site:from_environment"
 """Makes the application of a worker process, from BURSAR_CONFIG and BURSAR_LEDGER."""
 
 

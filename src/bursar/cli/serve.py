@@ -48,14 +48,20 @@ def serve(
 ) -> None:
     """Serve the gateway until SIGTERM or Ctrl-C; calls in flight are finished and settled first.
 
+    SIGHUP reads the settings anew: calls in flight and streams go on, the next request meets the new settings.
+
     The provider keys come from the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, or what the settings name).
     With --json the line that says where it listens goes to stdout, as JSON.
 
     Example: bursar serve --port 4100 --workers 4
     """
-    settings = settings_for(config, ledger)
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+
+    def read() -> Settings:
+        settings = settings_for(config, ledger)
+        return settings.model_copy(update={"server": settings.server.model_copy(update=given)})
+
+    settings = read()
     _ensure_secrets(settings)
     run_async(_look_at_the_books(settings))
     from bursar.cli.gateway import listen
@@ -68,9 +74,6 @@ def serve(
 
     def announce() -> None:
         _announce(settings, sockets[0], workers, as_json)
-
-    def read() -> Settings:
-        return settings_for(config, ledger)
 
     def can_reload() -> bool:
         try:

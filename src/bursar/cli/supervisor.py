@@ -67,6 +67,11 @@ class Slot:
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(number)
 
+    def reload(self) -> None:
+        """Have the worker read its settings anew."""
+        if self.is_ready.is_set() and self.process is not None and self.process.returncode is None:
+            self.process.send_signal(signal.SIGHUP)
+
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         with contextlib.suppress(ConnectionError):
             while said := await reader.read(64):
@@ -107,6 +112,11 @@ class Supervisor:
         self._stopping.set()
         for slot in self._slots:
             slot.end(number)
+
+    def reload(self) -> None:
+        """Have every worker that serves read its settings anew; one that is just starting does so anyway."""
+        for slot in self._slots:
+            slot.reload()
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         """Keep the workers alive until they are told to stop and have ended."""
@@ -156,11 +166,16 @@ async def supervise(
     environ: Mapping[str, str],
     drain_seconds_max: float,
     on_ready: Callable[[], None],
+    can_reload: Callable[[], bool] = lambda: True,
 ) -> bool:
-    """Serve with one worker per socket until SIGTERM or SIGINT; give whether it could start."""
+    """Serve with one worker per socket until SIGTERM or SIGINT; give whether it could start.
+
+    SIGHUP has every worker read its settings anew, where `can_reload` has found them to be right.
+    """
     supervisor = Supervisor(sockets, environ, drain_seconds_max)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
+    loop.add_signal_handler(signal.SIGHUP, lambda: supervisor.reload() if can_reload() else None)
     await supervisor.run(on_ready)
     return not supervisor.has_failed

@@ -6,20 +6,18 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from bursar.call import Call, Head, Refused
 from bursar.clock import SystemClock
 from bursar.dialects.free import FreeRequest, free_request
 from bursar.dialects.protocol import Dialect, Request
-from bursar.edge.admin.door import Door, is_below
 from bursar.dialects.table import Route, find
 from bursar.edge import refusals
+from bursar.edge.admin.door import Door, is_below
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
 from bursar.edge.callers import Caller, Callers, Unauthorized, may, refused_call
 from bursar.edge.counts import Counts
@@ -40,8 +38,7 @@ from bursar.ledger.account import ClearModel
 from bursar.ledger.reaper import reap
 from bursar.ledger.store import LedgerUnavailableError, Store
 from bursar.proxy import proxy
-from bursar.settings import Settings, load
-from bursar.stores import open_store
+from bursar.settings import Settings
 from bursar.upstream.free import FreeAnswer
 
 _log = logging.getLogger("bursar")
@@ -75,18 +72,21 @@ class Target:
 class Gateway:
     """An ASGI application; one per worker process."""
 
-    def __init__(self, settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, provider_keys: Mapping[str, str], metrics: Metrics | None = None
+    ) -> None:
+        """Wire a gateway; `metrics` are those of the one before it in this process."""
         self.events = EventBus()
-        self._metrics = Metrics()
-        self.events.subscribe(self._metrics.note)
+        self.metrics = metrics or Metrics()
+        self.events.subscribe(self.metrics.note)
         self.store = store
-        self._settings = settings
+        self.settings = self._settings = settings
         self._parts: Parts = wire(settings, store, provider_keys)
         self._callers = Callers(store, self._parts.declared, self._parts.rules)
         self._runs = Runs(store)
+        self._door = Door(desk(settings, store, self._callers, self._parts.book))
         self._counts = Counts(store, self._parts.gate.upstream)
         self._fallbacks = Fallbacks(settings.fallback)
-        self._door = Door(desk(settings, store, self._callers, self._parts.book))
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
@@ -99,8 +99,12 @@ class Gateway:
     # ---- life -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the ledger, the price book and the connection pool; raises what keeps them shut."""
+        """Open the ledger and begin; raises what keeps it shut."""
         await self.store.start()
+        await self.begin()
+
+    async def begin(self) -> None:
+        """Declare what the settings say and load the price book, on a ledger that is open."""
         for opening in self._parts.openings:
             await self.store.submit(opening)
         for declaration in self._parts.declarations:
@@ -123,31 +127,22 @@ class Gateway:
 
     async def stop(self) -> None:
         """Write every settlement, then close."""
+        await self.end()
+        await self.store.close()
+
+    async def end(self) -> None:
+        """Write every settlement and leave the upstreams; the ledger stays open."""
         for task in self._tasks:
             task.cancel()
         await self._parts.gate.ledger.drain()
         await self._parts.gate.upstream.close()
-        await self.store.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event of the server: its life, or one HTTP request."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await live(receive, send, self.start, self.stop)
         elif scope["type"] == "http":
             await self._http(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.start()
-        except Exception as error:  # the server must hear of any failure, or it would serve without a ledger
-            _log.exception("cannot start")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.stop()
-        await send({"type": "lifespan.shutdown.complete"})
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -188,7 +183,7 @@ class Gateway:
         elif method in ("GET", "HEAD") and path == "/readyz":
             await self._readyz(exchange)
         elif method in ("GET", "HEAD") and path == "/metrics":
-            await exchange.answer(200, await self._metrics.text(self.store), CONTENT_TYPE)
+            await exchange.answer(200, await self.metrics.text(self.store), CONTENT_TYPE)
         elif method == "HEAD" and path == "/":
             await exchange.answer(200, b"", "text/plain")  # clients probe whether somebody is there
         elif method == "GET" and (asked := read_models_path(_path(scope)[1], self._settings.upstreams)):
@@ -411,16 +406,23 @@ def _plain_error(code: str, message: str) -> dict[str, object]:
     return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": code}}
 
 
+async def live(
+    receive: Receive, send: Send, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
+) -> None:
+    """Serve the life of an application: start, say so, and stop when the server ends."""
+    await receive()
+    try:
+        await start()
+    except Exception as error:  # the server must hear of any failure, or it would serve without a ledger
+        _log.exception("cannot start")
+        await send({"type": "lifespan.startup.failed", "message": str(error)})
+        return
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await stop()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
 def create_app(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> Gateway:
     """Make the gateway; `provider_keys` are the upstreams' secrets by upstream name."""
     return Gateway(settings, store, provider_keys)
-
-
-def from_environment() -> Gateway:
-    """Make the gateway of a worker process from BURSAR_CONFIG and BURSAR_LEDGER."""
-    config = os.environ.get("BURSAR_CONFIG", "")
-    settings = load(Path(config) if config else None)
-    # What is kept beside the ledger, such as a newer price book, has to be found there as well.
-    settings = settings.with_ledger(os.environ.get("BURSAR_LEDGER", "") or settings.ledger.url)
-    store = open_store(settings.ledger.url, settings.ledger.marker)
-    return create_app(settings, store, settings.provider_keys(os.environ))
