@@ -21,6 +21,8 @@ COMMANDS = {
     "webhooks": ("bursar.cli.webhooks:webhooks", "List webhooks, and send one a test."),
     "reconcile": ("bursar.cli.reconcile:reconcile", "Compare the books with what the providers billed."),
     "prices": ("bursar.cli.prices:prices", "Show what models cost and what bounds them."),
+    "mcp": ("bursar.cli.mcp:mcp", "Tell an agent its budget, as an MCP server."),
+    "config": ("bursar.cli.config:config", "Check the settings, and compare them with the ledger."),
     "init": ("bursar.cli.init:init", "Write a commented bursar.toml."),
 }
 
