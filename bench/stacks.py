@@ -156,7 +156,7 @@ def bursar(stub_port: int) -> Stack:
 
         [keys.bench]
         key_env = "BENCH_KEY"
-        run = {{ usd = "1000000", calls = 1000000000 }}
+        run = {{ usd = "1000000", calls = 1000000000, loops = "none" }}
 
         [keys.capped]
         key_env = "BENCH_CAPPED_KEY"

@@ -103,6 +103,7 @@ class Agent:
     seen: Callable[[Attempt], None]
     """Told of every attempt as it ends."""
     _text: str = field(init=False)
+    _sent: int = 0
 
     def __post_init__(self) -> None:
         self._text = _prose(self.rng, self.habit.prompt_bytes)
@@ -178,12 +179,15 @@ class Agent:
 
     def _body(self) -> bytes:
         habit = self.habit
+        # The same length always, and never the same request: a gateway that stops loops is drilled at its cap.
+        self._sent += 1
+        text = f"{self._text[:-9]} {self._sent:08}"
         if habit.dialect == "gemini":
             config = {} if habit.max_tokens is None else {"maxOutputTokens": habit.max_tokens}
-            contents = [{"role": "user", "parts": [{"text": self._text}]}]
+            contents = [{"role": "user", "parts": [{"text": text}]}]
             return json.dumps({"contents": contents, "generationConfig": config}).encode()
         body: dict[str, Any] = {"model": habit.model}
-        messages = [{"role": "user", "content": self._text}]
+        messages = [{"role": "user", "content": text}]
         if habit.dialect == "responses":
             body["input"] = messages
         else:
