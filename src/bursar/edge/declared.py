@@ -16,6 +16,11 @@ class Declaration:
     scope: str
     budgets: tuple[Budget, ...]
 
+    def dropped(self, before: str) -> set[tuple[str, str]]:
+        """Give unit and period of each budget that was declared before and is not any more."""
+        now = {(str(budget.unit), budget.period) for budget in self.budgets}
+        return {(unit, period) for unit, period, _ in json.loads(before or "[]")} - now
+
     def to_text(self) -> str:
         """Write the limits as the books remember them."""
         return json.dumps(sorted((budget.unit.value, budget.period, budget.limit) for budget in self.budgets))
@@ -32,9 +37,8 @@ async def declare(store: Store, declaration: Declaration) -> None:
     if before == text:
         return
     limits = {(budget.unit, budget.period): budget.limit for budget in declaration.budgets}
-    for unit, period, _ in json.loads(before or "[]"):
-        # A budget that was taken out of the settings limits nothing any more.
-        limits.setdefault((Unit(unit), period), None)
+    # A budget that was taken out of the settings limits nothing any more.
+    limits |= {(Unit(unit), period): None for unit, period in declaration.dropped(before)}
     for (unit, period), limit in limits.items():
         await store.submit(SetLimit(declaration.scope, unit, limit, period, opens=True))
     await store.declare(declaration.scope, text)

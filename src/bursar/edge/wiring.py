@@ -95,7 +95,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         declared=_by_digest(rules, settings),
         rules=rules,
         openings=_openings(settings),
-        declarations=_declarations(settings),
+        declarations=declarations(settings),
         missing_keys=_missing_keys(settings, provider_keys),
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
         idle_hours=IdleHours(
@@ -259,7 +259,7 @@ def _openings(settings: Settings) -> tuple[OpenScope, ...]:
     return (local, *keys)
 
 
-def _declarations(settings: Settings) -> tuple[Declaration, ...]:
+def declarations(settings: Settings) -> tuple[Declaration, ...]:
     """A declared key has the declared limits, whatever it was opened with before; and so has everybody beside it."""
     zone = settings.policy.timezone
     keys = (
