@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
+import os
 import re
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -84,6 +87,22 @@ def json_option(command: F) -> F:
 def books_options(command: F) -> F:
     """Add `--config`, `--ledger` and `--json`, which every command on the books takes."""
     return config_option(ledger_option(json_option(command)))
+
+
+def by_option(command: F) -> F:
+    """Add `--by`, for changes that the books keep with a name."""
+    return click.option("--by", metavar="WHO", help="Who wants it so, for the books; default USER@HOST.")(command)
+
+
+def who(by: str | None) -> str:
+    """Give who is named as the one who wants a change, else the user of this machine."""
+    if by:
+        return by
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 # ---- settings and ledger --------------------------------------------------------------------------------------------

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +31,7 @@ from bursar.cli.common import (
     show_json,
     show_table,
     usd,
+    who,
     without_password,
 )
 from bursar.cli.runs import ROWS_MAX, hold_facts, hold_line
@@ -248,15 +246,7 @@ async def _survey(settings: Settings) -> Adopted:
 
 async def _adopt(settings: Settings) -> Adopted:
     with ledger_errors(settings):
-        return await ledger_of(settings).adopt(_who())
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+        return await ledger_of(settings).adopt(who(None))
 
 
 async def _compact(

@@ -70,13 +70,15 @@ def tag_text(value: str) -> str:
     return value
 
 
-def _tag_name(value: str) -> str:
+def tag_name(value: str) -> str:
+    """Give the name of a tag back that is one; raises ValueError."""
     if not re.fullmatch(TAG_NAME, value):
         raise ValueError(f"{value!r} is not the name of a tag: small letters, digits, dots, colons, hyphens")
     return value
 
 
-def _spender_name(value: str) -> str:
+def spender_name(value: str) -> str:
+    """Give a name of a team or user back that is one, or nothing, or the star; raises ValueError."""
     if value not in ("", "*") and not re.fullmatch(PERSON, value):
         raise ValueError(f"{value!r} is not a name: 1 to 128 letters, digits and . _ : @ + -")
     return value
@@ -137,8 +139,8 @@ ModelName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 LedgerUrl = Annotated[str, StringConstraints(pattern=r"^(sqlite:///.+|postgres(ql)?://\S+)$")]
 Tag = Annotated[str, AfterValidator(tag_text)]
-TagName = Annotated[str, AfterValidator(_tag_name)]
-SpenderName = AfterValidator(_spender_name)
+TagName = Annotated[str, AfterValidator(tag_name)]
+SpenderName = AfterValidator(spender_name)
 Spender = Annotated[str, StringConstraints(pattern=rf"^{PERSON}$")]
 Payer = Annotated[str, AfterValidator(_payer)]
 """The scope of a budget that pays because of where a call goes: a model, all that begin alike, an upstream."""
