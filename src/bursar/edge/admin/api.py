@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.telemetry import TelemetryConfig
+from starlette.routing import compile_path
 
 from bursar.edge.admin import book_routes, key_routes, run_routes
 from bursar.edge.admin.desk import Desk
 from bursar.edge.admin.door import PREFIX
 from bursar.edge.admin.faults import add_handlers
+from bursar.edge.admin.guard import GuardedRoute
 from bursar.edge.admin.page import render
 
 ABOUT = """\
@@ -47,7 +50,8 @@ def build(desk: Desk | None) -> FastAPI:
     )
     app.state.desk = desk
     add_handlers(app)
-    for routes in (run_routes.ROUTES, book_routes.ROUTES, key_routes.ROUTES):
+    routers = (run_routes.ROUTES, book_routes.ROUTES, key_routes.ROUTES)
+    for routes in routers:
         app.include_router(routes, prefix=PREFIX)
     described = _described(app)
     shown, raw = HTMLResponse(render(described), headers={"content-security-policy": _POLICY}), JSONResponse(described)
@@ -61,7 +65,14 @@ def build(desk: Desk | None) -> FastAPI:
     # The two that need no key: they say what anybody can read in the source.
     app.router.add_route(f"{PREFIX}/openapi.json", schema, ["GET"])
     app.router.add_route(f"{PREFIX}/docs", docs, ["GET"])
+    open_paths = [(f"{PREFIX}/openapi.json", {"GET"}), (f"{PREFIX}/docs", {"GET"})]
+    guarded = [(f"{PREFIX}{one.path}", one.methods) for one in _guarded(routers)]
+    app.state.methods = [(compile_path(path)[0], methods) for path, methods in (*open_paths, *guarded)]
     return app
+
+
+def _guarded(routers: Iterable[APIRouter]) -> list[GuardedRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, GuardedRoute)]
 
 
 def description() -> dict[str, Any]:

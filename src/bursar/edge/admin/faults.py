@@ -8,7 +8,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from bursar.edge.admin.books import Problem
 from bursar.edge.admin.shapes import Error, ErrorAnswer
@@ -69,12 +68,13 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> set[str]:
-    found: set[str] = set()
-    for route in request.app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            found |= set(getattr(route, "methods", None) or ())
-    return found | ({"HEAD"} if "GET" in found else set())
+    """Give the methods of all routes with this path; the framework's own answer names those of one."""
+    return {
+        method
+        for path, methods in request.app.state.methods
+        if path.match(request.url.path)
+        for method in (methods | {"HEAD"} if "GET" in methods else methods)
+    }
 
 
 async def _unavailable(request: Request, error: Exception) -> JSONResponse:
