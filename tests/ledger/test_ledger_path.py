@@ -77,6 +77,17 @@ def test_a_scope_that_is_named_twice_pays_once() -> None:
     proven(store)
 
 
+def test_a_scope_that_is_named_twice_turns_into_its_next_period_once() -> None:
+    store = store_with_a_team()
+    for period in ("day", "rolling-5h"):
+        store.do(SetLimit(TEAM, Unit.USD, 4_000, period))
+    for call, also in (("c1", (TEAM, TEAM)), ("c2", (TEAM, TAG, TEAM))):
+        store.clock.advance(86_400)
+        assert isinstance(store.do(authorize(call, scopes=(RUN, KEY, RUN), also=also)), Granted)
+    assert [line.kind for line in store.lines].count("roll") == 4
+    proven(store)
+
+
 def test_a_repeated_authorize_is_the_same_although_a_budget_came_or_went_meanwhile() -> None:
     store = store_with_a_team()
     first = store.do(authorize("c1", also=ALSO))

@@ -27,7 +27,8 @@ class Turn:
 def turn(books: Books, scopes: Iterable[str], now: Instant) -> Turn:
     """Say what has to turn before these scopes are looked at; an instant in the past turns nothing."""
     found = Turn()
-    for scope in scopes:
+    # A scope that is named twice turns once.
+    for scope in dict.fromkeys(scopes):
         for balance in books.scopes.get(scope, ()):
             if balance.ends_at <= now:
                 _next(balance, now, found)
