@@ -140,6 +140,7 @@ class _Client:
         self.asked = asked
         self.call_id = asked.call_id
         self.scopes = asked.scopes
+        self.also: tuple[str, ...] = ()
         self.has_left = False
         self.task: asyncio.Task[None] | None = None
         self._rng = rng
