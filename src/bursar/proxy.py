@@ -61,6 +61,13 @@ class Client(Protocol):
         """Note the hold that pays for this call, or for its next attempt."""
         ...
 
+    async def is_raised(self, denied: Denied) -> bool:
+        """Wait, where that is allowed, for a person to raise what said no; say whether to ask again.
+
+        A client that leaves cancels the wait.
+        """
+        ...
+
     async def refuse(self, refusal: Unpriced | Denied | Failure) -> None:
         """Answer with an error in the shape of the client's dialect."""
         ...
@@ -146,6 +153,13 @@ class Attempts:
         """Keep the first failure: it is what the client is told when no other upstream answers."""
         self._failure = self._failure or failure
 
+    async def denied(self, denied: Denied, call: Call) -> Call | None:
+        """Give the call once more where a person gave it more meanwhile; else as `refuse`."""
+        if not await self.client.is_raised(denied):
+            return await self.refuse(denied)
+        self.counted = None
+        return call
+
     async def refuse(self, refusal: Unpriced | Denied | Failure) -> Call | None:
         """Give what to try next where an upstream has failed, or answer: with what the first one failed of."""
         if isinstance(refusal, Failure):
@@ -175,14 +189,14 @@ async def _attempt(call: Call, dialect: Dialect, gate: Gate, attempts: Attempts)
         # What others held when it came may be spent now that its turn has come; then counting may help after all.
         tight = tight or await _counted(quote, answer, gate, attempts)
         if tight is None:
-            return await attempts.refuse(answer)
+            return await attempts.denied(answer, call)
     return await _pay_counted(tight, dialect, gate, attempts)
 
 
 async def _pay_counted(tight: Quote, dialect: Dialect, gate: Gate, attempts: Attempts) -> Call | None:
     match await attempts.authorize(tight, gate.ledger):
         case Denied() as denied:
-            return await attempts.refuse(denied)
+            return await attempts.denied(denied, tight.call)
         case OpenHold() as hold:
             async with hold:
                 return await _pay(hold, dialect, gate, attempts)

@@ -118,6 +118,18 @@ async def test_each_webhook_is_told_for_itself_what_it_asked_for_since_it_is_the
     assert len(await take(store, "few", rows=3)) == 1
 
 
+async def test_what_no_transaction_tells_is_told_once_for_a_key(stores: tuple[Store, Store]) -> None:
+    facts: dict[str, object] = {"run": "r1", "count": 3}
+    for store in (*stores, stores[0]):
+        await store.outbox.tell("loop", "r1", "run:r1", facts)
+    await stores[0].outbox.tell("asking", "r1", "run:r1", {})
+    rows = await stores[1].outbox.newest()
+    assert [(row.kind, row.key, row.at, row.subject, row.detail) for row in rows] == [
+        ("asking", "r1", NOON, "run:r1", {}),
+        ("loop", "r1", NOON, "run:r1", facts),
+    ]
+
+
 async def test_people_read_the_newest_first_in_pages(stores: tuple[Store, Store], clock: Hands) -> None:
     outbox = stores[0].outbox
     for number in range(5):

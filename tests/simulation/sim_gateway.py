@@ -181,6 +181,9 @@ class _Client:
     def granted(self, hold: OpenHold) -> None:
         self.asked.holds[hold.granted.call_id] = hold
 
+    async def is_raised(self, denied: Denied) -> bool:
+        return False
+
     async def refuse(self, refusal: Unpriced | Denied | Failure) -> None:
         match refusal:
             case Denied():

@@ -176,8 +176,10 @@ async def test_of_many_gateways_one_tells_and_the_next_where_it_dies_on_the_way(
         for number in range(6):
             await spend(stores[0], f"r{number}")
         receiver.script = TOOK
-        delivered = await asyncio.gather(*(one.tell() for one in tellers * 4))
-        assert sum(delivered) == len(receiver.served) == 6
+        delivered = 0
+        for _ in range(2):  # all of them may have seen the same four
+            delivered += sum(await asyncio.gather(*(one.tell() for one in tellers * 4)))
+        assert delivered == len(receiver.served) == 6
         await spend(stores[0], "last")
         arrived = asyncio.Event()
 

@@ -31,6 +31,7 @@ TEMPLATE = """\
 # usd = "5.00"
 # calls = 500
 # tokens = "none"
+# loops = 8                        # equal requests, or equal tool calls with equal results, in a row; docs/loops.md
 
 [policy]
 # Near the cap: "clamp" lowers the output bound to what is affordable, "refuse" refuses.
@@ -39,6 +40,7 @@ TEMPLATE = """\
 # output_tokens_comfort = 4096     # while money is held by others, wait rather than get less than this
 # output_tokens_floor = 256        # refuse rather than get less than this
 # wait_seconds_max = 30
+# ask_seconds_max = 0              # at a spent cap, how long a call waits for a person to raise it
 # read_on_seconds_max = 30         # when the client has left, to meter the rest of the reply
 # refusal_status = "auto"          # or 429, 402, 400
 # timezone = "UTC"                 # of budgets by the day, week or month that name no other
@@ -108,11 +110,11 @@ TEMPLATE = """\
 # [fallback]
 # "gpt-4.1-mini" = ["openai", "azure/prod-eu"]
 
-# ---- Webhooks: who is told of thresholds (50, 80, 100 %), first refusals, overruns and quarantines; docs/webhooks.md.
+# ---- Webhooks: who is told of thresholds (50, 80, 100 %), first refusals, overruns, loops; docs/webhooks.md. ----
 # [webhooks.ops]
 # url = "https://ops.example.com/bursar"   # or url_env: the variable that holds it, where it is itself a secret
 # secret_env = "OPS_WEBHOOK_SECRET"   # the variable with the secret to sign with: whsec_ and base64
-# events = ["threshold", "exhausted", "overrun", "quarantine"]   # default: all
+# events = ["threshold", "exhausted", "overrun", "quarantine", "loop", "asking"]   # default: all
 # format = "json"                  # or "slack", which needs no secret_env
 # insecure = false                 # true lets http through to a public host
 

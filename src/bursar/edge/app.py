@@ -19,6 +19,7 @@ from bursar.dialects.table import Route, find
 from bursar.edge import refusals
 from bursar.edge.admin.door import Door, is_below
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
+from bursar.edge.asking import Asking
 from bursar.edge.callers import Caller, Callers, Unauthorized, may, refused_call
 from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
@@ -28,7 +29,7 @@ from bursar.edge.idle import keep_stopping
 from bursar.edge.loops import Looped, Loops
 from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
-from bursar.edge.outbox import Teller, keep_pruned
+from bursar.edge.outbox import News, Teller, keep_pruned
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
@@ -91,6 +92,8 @@ class Gateway:
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
         self._clock = SystemClock()
         self._loops = Loops(lambda key: settings.run_template(key).loops, self._clock)
+        self._news = News(store)
+        self._asking = Asking(store, self._news, self._clock, settings.policy.ask_seconds_max)
         self._tasks: list[asyncio.Task[None]] = []
         # Random once per process and then counted: as unique as a random number per call, without asking the system.
         self._call_prefix = f"c-{secrets.token_hex(8)}-"
@@ -135,6 +138,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await self._parts.gate.ledger.drain()
+        await self._news.drain()
         await self._parts.gate.upstream.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -311,11 +315,14 @@ class Gateway:
             model=call.model,
             path=path if isinstance(path, AccountPath) else NOBODY,
             refusal_status=self._parts.refusal_status,
+            asking=self._asking,
         )
         try:
             if not isinstance(path, AccountPath):
                 await client.refuse(path)
             elif isinstance(seen := self._loops.look(call, claimed.run, caller.key), Looped):
+                facts: dict[str, object] = {"repeats": seen.repeats, "tools": list(seen.tools), "count": seen.count}
+                self._news.tell("loop", f"{claimed.run} {seen.repeats}", f"run:{claimed.run}", facts)
                 await client.refuse(seen)
             else:
                 routes = [one for one in self._fallbacks.after(call) if may(caller.upstreams, one.upstream)]

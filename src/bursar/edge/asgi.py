@@ -12,6 +12,7 @@ from typing import Any
 from bursar.call import Refused
 from bursar.dialects.protocol import Dialect
 from bursar.edge import refusals
+from bursar.edge.asking import Asking
 from bursar.edge.identity import AccountPath
 from bursar.events import CallDenied, CallGranted, CallRefused, CallSettled, EventBus
 from bursar.ledger.account import Denied
@@ -131,6 +132,7 @@ class HttpClient:
         model: str,
         path: AccountPath,
         refusal_status: int,
+        asking: Asking,
     ) -> None:
         self.call_id = call_id
         self.scopes = path.scopes
@@ -142,6 +144,8 @@ class HttpClient:
         self._key = key
         self._model = model
         self._refusal_status = refusal_status
+        self._asking = asking
+        self._asks_until = 0.0
         self._queue_task: asyncio.Task[Any] | None = None
         self._deadline: tuple[asyncio.Timeout, float] | None = None
         self._has_left = False
@@ -244,6 +248,14 @@ class HttpClient:
                     held_tokens=self._hold.granted.held.tokens,
                 )
             )
+
+    async def is_raised(self, denied: Denied) -> bool:
+        """Wait for a person to raise what said no, all in all no longer than the settings allow for one call."""
+        if self._has_left:
+            return False
+        self._asks_until = self._asks_until or self._asking.begin()
+        with self.in_queue():
+            return await self._asking.is_raised(denied, self._asks_until)
 
     # ---- answering --------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ LOOKS = 60
 KEEP_DAYS = 30
 PRUNE_ROWS = 500
 PRUNE_EVERY_SECONDS = 3600.0
+TOLD_MAX = 10_000
+"""What a process remembers to have written down; the ledger remembers the rest."""
 
 
 class Teller:
@@ -99,6 +101,39 @@ class Teller:
 def wait_after(attempts: int) -> int:
     """Give how long after a failed attempt the next one is made, in microseconds: ever longer, up to an hour."""
     return min(WAIT_MIN << min(attempts - 1, 20), WAIT_MAX)
+
+
+class News:
+    """Writes down what the gateway itself has to tell, beside the calls."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        # The event loop keeps weak references only.
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: set[tuple[str, str]] = set()
+
+    def tell(self, kind: str, key: str, subject: str, detail: dict[str, object]) -> None:
+        """Have it written down, once for a kind and key; nobody waits for it."""
+        if (kind, key) in self._told:
+            return  # a refusal that comes a thousand times a second is no thousand writes
+        if len(self._told) >= TOLD_MAX:
+            self._told.clear()
+        self._told.add((kind, key))
+        task = asyncio.get_running_loop().create_task(self._tell(kind, key, subject, detail))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, kind: str, key: str, subject: str, detail: dict[str, object]) -> None:
+        try:
+            await self._store.outbox.tell(kind, key, subject, detail)
+        except LedgerUnavailableError as error:
+            self._told.discard((kind, key))
+            _LOG.warning("%s of %s could not be told: %s", kind, subject, error)
+
+    async def drain(self) -> None:
+        """Wait until all of it is written."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
 
 
 async def keep_pruned(store: Store, every_seconds: float = PRUNE_EVERY_SECONDS) -> None:

@@ -145,10 +145,31 @@ def _sentence(row: HappeningRow, known: dict[str, object]) -> str:
                 f"{row.subject} is let through no more: it cost more than was held for it; see `bursar prices show "
                 f"{row.subject}`, then `bursar prices clear {row.subject}`"
             )
+        case "loop":
+            what = f"the tools {', '.join(map(str, tools))}" if isinstance(tools := known.get("tools"), list) else ""
+            return (
+                f"{row.subject} repeats {what or 'the same request'} and is refused ({known.get('count')} times by now)"
+            )
+        case "asking":
+            return (
+                f"{known['scope']} is at its {_budget(row)}, and a call waits up to {known['seconds']} seconds for "
+                f"more: `{_raise(row)}`"
+            )
         case "test":
             return "a test of this webhook; nothing has happened"
         case _:
             return f"{row.kind}: {row.subject} {json.dumps(row.detail)}"
+
+
+def _raise(row: HappeningRow) -> str:
+    """Give the command with which a person lets the call go on."""
+    scope, unit, period = row.subject.rsplit("/", 2)
+    if scope.startswith("run:") and spec_of(period) == LIFETIME:
+        return f"bursar runs raise {scope.removeprefix('run:')} --{unit} CAP"
+    kind, _, zone = spec_of(period).partition("@")
+    return f"bursar budgets set {scope} --{unit} CAP --period '{kind.replace('-', ' ')}'" + (
+        f" --timezone {zone.replace(':', '/')}" if zone else ""
+    )
 
 
 def _budget(row: HappeningRow) -> str:

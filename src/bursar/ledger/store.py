@@ -240,6 +240,13 @@ class Outbox(Protocol):
         """
         ...
 
+    async def tell(self, kind: str, key: str, subject: str, detail: dict[str, object]) -> None:
+        """Write down what people want to hear of and no transaction of the ledger tells: once for a kind and key.
+
+        In ids and amounts only.
+        """
+        ...
+
     async def newest(
         self, kinds: tuple[str, ...] = (), since: Instant = NEVER, before: int = NEWEST, rows_max: int = 100
     ) -> tuple[HappeningRow, ...]:

@@ -47,6 +47,8 @@ class PolicySettings(Section):
     output_tokens_comfort: Annotated[int, Field(ge=1, le=10_000_000)] = 4096
     output_tokens_floor: Annotated[int, Field(ge=1, le=10_000_000)] = 256
     wait_seconds_max: SecondsOrZero = 30
+    ask_seconds_max: SecondsOrZero = 0
+    """How long a call at a spent cap waits for a person to raise it; 0 refuses at once."""
     read_on_seconds_max: SecondsOrZero = 30
     refusal_status: Literal["auto", 429, 402, 400] = "auto"
     allow_fields: Annotated[tuple[str, ...], Field(strict=False)] = ()

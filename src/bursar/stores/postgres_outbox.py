@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bursar.clock import Instant
+from bursar.ledger.books import encode
 from bursar.ledger.store import DAY, NEVER, NEWEST, DeliveryState, HappeningRow
 from bursar.stores.postgres_link import SQL, Connection
 from bursar.stores.postgres_reads import Reader
@@ -52,6 +53,15 @@ class PostgresOutbox:
             await connection.execute(
                 SQL["write_delivery"], taken.id, webhook, taken.attempts, str(state), next_at, said
             )
+
+        await self._reader.change(write)
+
+    async def tell(self, kind: str, key: str, subject: str, detail: dict[str, object]) -> None:
+        """Write down what people want to hear of, once for a kind and key."""
+
+        async def write(connection: Connection) -> None:
+            row = (kind, key, await self._now(connection), subject, encode(detail))
+            await connection.execute(SQL["write_happenings"], *([value] for value in row))
 
         await self._reader.change(write)
 

@@ -53,6 +53,11 @@ class SqliteOutbox:
         row = (taken.id, webhook, taken.attempts, str(state), self._clock.now() + after, said)
         await self._write(lambda connection: connection.execute(SQL["write_delivery"], row).rowcount)
 
+    async def tell(self, kind: str, key: str, subject: str, detail: dict[str, object]) -> None:
+        """Write down what people want to hear of, once for a kind and key."""
+        row = (kind, key, self._clock.now(), subject, encode(detail))
+        await self._write(lambda connection: connection.execute(SQL["write_happenings"], row).rowcount)
+
     async def newest(
         self, kinds: tuple[str, ...] = (), since: Instant = NEVER, before: int = NEWEST, rows_max: int = 100
     ) -> tuple[HappeningRow, ...]:
