@@ -31,7 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REASONS = ROOT / "scripts" / "survivors-sql.toml"
-SHARED = ("contract", "periods", "retention", "reports", "answers", "outbox")
+SHARED = ("contract", "periods", "retention", "reports", "runs", "answers", "outbox")
 FILES = {
     "sqlite": (*SHARED, "plans", "sqlite", "sqlite_checks", "restored"),
     "postgres": ("contract", "postgres_checks", "postgres_rows", *SHARED[1:], "postgres"),
@@ -43,8 +43,9 @@ NEAR = (
         {"retention", "reports", "postgres_rows", "sqlite", "sqlite_checks"},
     ),
     (r"grants|migrations|identity|adopt", {"postgres", "postgres_rows", "sqlite", "restored"}),
+    (r"read_(run|patterns|path|holds_before)", {"runs", "contract"}),
     (r"\w*(answer|lease|deliver|happenings|again|untold|pruned)", {"answers", "outbox"}),
-    (r"read_", {"contract", "periods", "reports", "retention", "postgres_rows", "plans", "sqlite", "restored"}),
+    (r"read_", {"runs", "contract", "periods", "reports", "retention", "postgres_rows", "plans", "sqlite", "restored"}),
 )
 """Which tests can notice the rare queries; the others run all of them."""
 FIRST = re.compile(
@@ -86,7 +87,7 @@ CONDITION = re.compile(
 )
 SET = re.compile(r"\bSET\b(.*?)(?=\bFROM\b|\bWHERE\b|\bRETURNING\b|;|\Z)", re.DOTALL)
 ASSIGNED = re.compile(
-    r"(?P<column>\b\w+) = (?P<value>(?:new|excluded|u|n|c|d)\.\w+|false|true)(?P<comma>,\s*|(?=[\s;]|$))"
+    r"(?P<column>\b\w+) = (?P<value>(?:new|excluded|u|n|c|d)\.\w+|false|true)(?P<comma>,\s*|(?=[\s;]|$)(?! [-+]))"
 )
 TARGET = re.compile(r"(?:UPDATE|INTO) bursar\.(\w+)(?: AS (\w+))?")
 CHECK = re.compile(r"\s*(?:CONSTRAINT \w+\s+)?CHECK \((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
