@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from bursar.cli.budgets import positions
 from bursar.cli.main import cli
 from bursar.clock import SECOND, Instant, SystemClock
+from bursar.edge.admin.positions import positions
 from bursar.ledger.account import Account, AccountState, Limits, OpenScope, Unit
 from bursar.ledger.periods import named, slot_of
 from bursar.stores.sqlite import SqliteStore
@@ -77,6 +77,29 @@ def test_a_cap_is_set_for_a_lifetime_a_period_and_a_window(path: Path) -> None:
     assert text.splitlines()[0].split() == ["SCOPE", "UNIT", "PERIOD", "LIMIT", "SPENT", "HELD", "STATE", "ENDS"]
 
 
+def test_who_has_no_account_yet_is_known_from_the_first_cap_on(path: Path) -> None:
+    for scope in (
+        "org",
+        "team:research",
+        "user:a@b.c",
+        "tag:env=prod",
+        "tag:nightly",
+        "model:gpt-*",
+        "upstream:openai",
+    ):
+        assert facts(path, "set", scope, "--usd", "2", "--period", "day") == [(scope, "usd", "day", 2_000_000_000)]
+
+    async def bys() -> list[object]:
+        store = SqliteStore(path)
+        await store.start()
+        found = [entry.detail["by"] async for entry in store.entries() if entry.kind == "limit"]
+        await store.close()
+        return found
+
+    assert call(path, "remove", "org", "--unit", "usd", "--period", "day", "--by", "ann").exit_code == 0
+    assert asyncio.run(bys())[-1] == "ann"
+
+
 def test_the_time_zone_of_the_policy_is_the_default(path: Path, tmp_path: Path) -> None:
     (tmp_path / "bursar.toml").write_text('[policy]\ntimezone = "Asia/Kolkata"\n')
     assert facts(path, "set", "key:ci", "--calls", "3", "--period", "day")[0][2] == "day (Asia/Kolkata)"
@@ -90,9 +113,13 @@ def test_the_time_zone_of_the_policy_is_the_default(path: Path, tmp_path: Path) 
         (("set", "key:ci"), 2, "say which cap"),
         (("set", "key:ci", "--usd", "1", "--period", "year"), 2, "not a period"),
         (("set", "key:ci", "--usd", "1", "--period", "day", "--timezone", "Mars/Base"), 2, "not a time zone"),
-        (("set", "ci", "--usd", "1"), 1, "does not know ci; keys are written key:NAME"),
+        (("set", "ci", "--usd", "1"), 1, "there are org, team:NAME"),
         (("remove", "key:ci", "--unit", "usd", "--period", "day"), 1, "has no such budget"),
         (("remove", "key:ci"), 2, "--unit"),
+        (("remove", "team:nobody", "--unit", "usd"), 1, "has no such budget"),
+        (("set", "key:none", "--usd", "1"), 1, "does not know key:none"),
+        (("set", "model:gpt-*-x", "--usd", "1"), 1, "model:gpt-*"),
+        (("set", "upstream:o*", "--usd", "1"), 1, "upstream:NAME"),
         (("list", "--scope", "key:none"), 1, "does not know key:none"),
     ],
 )

@@ -1,9 +1,7 @@
-"""`bursar budgets`: caps of keys and runs, for a lifetime or anew with every period; see, set and remove them."""
+"""`bursar budgets`: caps of everybody who spends, for a lifetime or anew with every period."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +14,19 @@ from bursar.cli.common import (
     amount,
     at,
     books_options,
+    by_option,
     existing_books,
     run_async,
     settings_for,
     show_json,
     show_table,
+    who,
 )
 
 if TYPE_CHECKING:
-    from bursar.clock import Instant
-    from bursar.ledger.account import Account, SetLimit, Unit
+    from bursar.edge.admin.books import Limits, Problem
+    from bursar.edge.admin.positions import Position
+    from bursar.ledger.account import Unit
     from bursar.money import Money
     from bursar.settings import Settings
 
@@ -35,14 +36,14 @@ ZONE_HELP = "Time zone of a calendar period, such as Europe/Berlin; default from
 
 @click.group()
 def budgets() -> None:
-    """List, set and remove the caps of keys and runs; in force for the next call of every gateway.
+    """List, set and remove the caps of everybody who spends; in force for the next call of every gateway.
 
     Example: bursar budgets set key:ci --usd 50 --period day --timezone Europe/Berlin
     """
 
 
 @budgets.command("list")
-@click.option("--scope", help="Only of this key or run, such as key:ci.")
+@click.option("--scope", help="Only of this scope, such as key:ci.")
 @books_options
 def list_(scope: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
     """List every cap, with what is spent and held of it in its present period.
@@ -51,9 +52,9 @@ def list_(scope: str | None, config: Path | None, ledger: str | None, as_json: b
     """
     rows = run_async(_positions(settings_for(config, ledger), scope))
     if as_json:
-        show_json([row.facts() for row in rows])
+        show_json(list(map(_facts, rows)))
     else:
-        show_table(HEAD, [row.line() for row in rows])
+        show_table(HEAD, map(_line, rows))
 
 
 @budgets.command("set")
@@ -63,6 +64,7 @@ def list_(scope: str | None, config: Path | None, ledger: str | None, as_json: b
 @click.option("--tokens", type=COUNT, help="Cap in tokens, counted from now on.")
 @click.option("--period", default="lifetime", show_default=True, help=PERIOD_HELP)
 @click.option("--timezone", help=ZONE_HELP)
+@by_option
 @books_options
 def set_(
     scope: str,
@@ -71,14 +73,16 @@ def set_(
     tokens: int | None,
     period: str,
     timezone: str | None,
+    by: str | None,
     config: Path | None,
     ledger: str | None,
     as_json: bool,
 ) -> None:
-    """Set caps of a key (key:NAME) or a run (run:ID); higher, or lower than what is spent already.
+    """Set caps of a scope; higher, or lower than what is spent already.
 
-    A budget for a period counts from the moment when it is set for the first time. What [keys] in the settings says
-    is set anew at the next start only if it has changed there.
+    Scopes are org, team:NAME, user:NAME, key:NAME, run:ID, tag:NAME=VALUE, model:NAME (also model:gpt-*) and
+    upstream:NAME. A budget for a period counts from the moment when it is set for the first time. What [keys] in the
+    settings says is set anew at the next start only if it has changed there.
 
     Example: bursar budgets set key:ci --usd 50 --period day
     """
@@ -89,7 +93,7 @@ def set_(
     limits: dict[Unit, int | None] = {unit: limit for unit, limit in asked.items() if limit is not None}
     if not limits:
         raise click.UsageError("say which cap: --usd, --calls or --tokens")
-    _change(settings, scope, limits, _spec(settings, period, timezone), as_json)
+    _change(settings, scope, limits, _spec(settings, period, timezone), who(by), as_json)
 
 
 @budgets.command()
@@ -97,9 +101,17 @@ def set_(
 @click.option("--unit", type=click.Choice(["usd", "calls", "tokens"]), required=True, help="Of the cap to remove.")
 @click.option("--period", default="lifetime", show_default=True, help=PERIOD_HELP)
 @click.option("--timezone", help=ZONE_HELP)
+@by_option
 @books_options
 def remove(
-    scope: str, unit: str, period: str, timezone: str | None, config: Path | None, ledger: str | None, as_json: bool
+    scope: str,
+    unit: str,
+    period: str,
+    timezone: str | None,
+    by: str | None,
+    config: Path | None,
+    ledger: str | None,
+    as_json: bool,
 ) -> None:
     """Let a cap limit nothing any more; what is spent goes on to be counted.
 
@@ -108,7 +120,7 @@ def remove(
     from bursar.ledger.account import Unit
 
     settings = settings_for(config, ledger)
-    _change(settings, scope, {Unit(unit): None}, _spec(settings, period, timezone), as_json)
+    _change(settings, scope, {Unit(unit): None}, _spec(settings, period, timezone), who(by), as_json)
 
 
 def _spec(settings: Settings, period: str, timezone: str | None) -> str:
@@ -120,14 +132,12 @@ def _spec(settings: Settings, period: str, timezone: str | None) -> str:
         raise click.UsageError(str(error)) from None
 
 
-def _change(settings: Settings, scope: str, limits: dict[Unit, int | None], spec: str, as_json: bool) -> None:
-    from bursar.ledger.account import SetLimit
-
-    rows = run_async(_set(settings, [SetLimit(scope, unit, limit, spec) for unit, limit in limits.items()]))
+def _change(settings: Settings, scope: str, limits: Limits, spec: str, by: str, as_json: bool) -> None:
+    rows = run_async(_set(settings, scope, limits, spec, by))
     if as_json:
-        show_json([row.facts() for row in rows])
+        show_json(list(map(_facts, rows)))
     else:
-        show_table(HEAD, [row.line() for row in rows])
+        show_table(HEAD, map(_line, rows))
 
 
 # ---- the books ------------------------------------------------------------------------------------------------------
@@ -135,33 +145,26 @@ def _change(settings: Settings, scope: str, limits: dict[Unit, int | None], spec
 
 async def _positions(settings: Settings, scope: str | None) -> list[Position]:
     from bursar.clock import SystemClock
+    from bursar.edge.admin import books
 
     async with existing_books(settings) as store:
-        found = positions(await store.accounts(scope), SystemClock().now())
-        if scope is not None and not found:
-            raise _nobody(scope)
-        return [row for row in found if row.limit is not None or scope is not None]
+        return _found(await books.budgets(store, scope, SystemClock().now()))
 
 
-async def _set(settings: Settings, limits: list[SetLimit]) -> list[Position]:
+async def _set(settings: Settings, scope: str, limits: Limits, spec: str, by: str) -> list[Position]:
     from bursar.clock import SystemClock
+    from bursar.edge.admin import books
 
-    scope, spec = limits[0].scope, limits[0].period
     async with existing_books(settings) as store:
-        accounts = await store.accounts(scope)
-        if not accounts:
-            raise _nobody(scope)
-        now = SystemClock().now()
-        there = {(row.unit, row.spec) for row in positions(accounts, now)}
-        for limit in limits:
-            if limit.limit is None and (limit.unit.value, spec) not in there:
-                raise FailedError(f"{scope} has no such budget; `bursar budgets list --scope {scope}` shows them")
-            await store.submit(limit)
-        return [row for row in positions(await store.accounts(scope), now) if row.spec == spec]
+        return _found(await books.set_limits(store, scope, limits, spec, by, SystemClock().now()))
 
 
-def _nobody(scope: str) -> FailedError:
-    return FailedError(f"the ledger does not know {scope}; keys are written key:NAME, runs run:ID")
+def _found(rows: list[Position] | Problem) -> list[Position]:
+    from bursar.edge.admin.books import Problem
+
+    if isinstance(rows, Problem):
+        raise FailedError(rows.message)
+    return rows
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
@@ -169,58 +172,24 @@ def _nobody(scope: str) -> FailedError:
 HEAD = ("SCOPE", "UNIT", "PERIOD", "LIMIT", "SPENT", "HELD", "STATE", "ENDS")
 
 
-@dataclass(slots=True)
-class Position:
-    """One budget in its present period; of a rolling window everything that is still in it."""
+def _facts(row: Position) -> dict[str, object]:
+    """Give a budget as JSON takes it; amounts are whole nanodollars, calls or tokens."""
+    from bursar.ledger.periods import people
 
-    scope: str
-    unit: str
-    spec: str
-    limit: int | None
-    state: str
-    ends_at: Instant | None
-    """None for a lifetime, and for a window, which has no end."""
-    spent: int = 0
-    held: int = 0
-
-    def facts(self) -> dict[str, object]:
-        """Give the position as JSON takes it; amounts are whole nanodollars, calls or tokens."""
-        from bursar.ledger.periods import people
-
-        return {
-            "scope": self.scope,
-            "unit": self.unit,
-            "period": people(self.spec),
-            "limit": self.limit,
-            "spent": self.spent,
-            "held": self.held,
-            "state": self.state,
-            "ends_at": None if self.ends_at is None else at(self.ends_at),
-        }
-
-    def line(self) -> tuple[str, ...]:
-        """Give the position as a line of a table."""
-        from bursar.ledger.periods import people
-
-        figures = (amount(self.unit, value) for value in (self.limit, self.spent, self.held))
-        return (self.scope, self.unit, people(self.spec), *figures, self.state, at(self.ends_at))
+    return {
+        "scope": row.scope,
+        "unit": row.unit,
+        "period": people(row.spec),
+        "limit": row.limit,
+        "spent": row.spent,
+        "held": row.held,
+        "state": row.state,
+        "ends_at": None if row.ends_at is None else at(row.ends_at),
+    }
 
 
-def positions(accounts: Iterable[Account], now: Instant) -> list[Position]:
-    """Put the slots of each budget together; a period that has ended and was not followed yet counts as empty."""
-    from bursar.clock import Instant
-    from bursar.ledger.periods import LIFETIME, slot_of, spec_of, window_microseconds
+def _line(row: Position) -> tuple[str, ...]:
+    from bursar.ledger.periods import people
 
-    found: dict[tuple[str, str, str], Position] = {}
-    for account in sorted(accounts, key=lambda account: account.starts_at):
-        spec = spec_of(account.period)
-        window = window_microseconds(spec)
-        key = (account.scope, account.unit.value, spec)
-        ends_at = None if window or spec == LIFETIME else Instant(slot_of(spec, now).ends_at)
-        row = found.setdefault(key, Position(*key, account.limit, account.state.value, ends_at))
-        # The newest slot comes last, and its limit and state are the ones that hold.
-        row.limit, row.state = account.limit, account.state.value
-        row.held += account.held
-        if account.ends_at + window > now:
-            row.spent += account.captured + account.overrun
-    return list(found.values())
+    figures = (amount(row.unit, value) for value in (row.limit, row.spent, row.held))
+    return (row.scope, row.unit, people(row.spec), *figures, row.state, at(row.ends_at))

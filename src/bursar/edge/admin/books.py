@@ -9,17 +9,27 @@ from dataclasses import dataclass
 
 from bursar.clock import Instant
 from bursar.edge.admin.positions import Position, positions
-from bursar.ledger.account import AccountState, Changed, ClearModel, Note, SetLimit, SetState, Unit
+from bursar.ledger.account import (
+    PERSON,
+    TAG_NAME,
+    TAG_VALUE,
+    AccountState,
+    Changed,
+    ClearModel,
+    Note,
+    SetLimit,
+    SetState,
+    Unit,
+)
 from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import Store
 
 _RUN_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _EXISTING = re.compile(r"(key|run):.{1,200}", re.DOTALL)
 _OPENED = re.compile(
-    r"org|(team|user):[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}|tag:[A-Za-z0-9][A-Za-z0-9._-]{0,63}=[!-~]{1,128}"
-    r"|(model|upstream):[!-~]{1,200}"
+    rf"org|(team|user):{PERSON}|tag:{TAG_NAME}(={TAG_VALUE})?|model:[!-)+-~]{{0,200}}[!-~]|upstream:[a-z0-9][a-z0-9_-]{{0,31}}"
 )
-SCOPES = "org, team:NAME, user:NAME, key:NAME, run:ID, tag:NAME=VALUE, model:NAME (or model:gpt-*) or upstream:NAME"
+SCOPES = "org, team:NAME, user:NAME, key:NAME, run:ID, tag:NAME=VALUE, model:NAME (or model:gpt-*), upstream:NAME"
 
 Limits = Mapping[Unit, int | None]
 
@@ -45,7 +55,7 @@ def wrong_scope(scope: str) -> Problem | None:
     """Say what is wrong with the name of a spender, or nothing."""
     if _EXISTING.fullmatch(scope) or _OPENED.fullmatch(scope):
         return None
-    return Problem(422, "invalid", f"{scope[:80]!r} is no spender; a budget is of {SCOPES}")
+    return Problem(422, "invalid", f"{scope[:80]!r} is nobody who can have a budget; there are {SCOPES}")
 
 
 async def budgets(store: Store, scope: str | None, now: Instant) -> list[Position] | Problem:

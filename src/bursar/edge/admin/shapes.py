@@ -8,14 +8,16 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from bursar.clock import SECOND, Instant
+from bursar.ledger.account import PERSON, TAG_NAME, TAG_VALUE
 
 T = TypeVar("T")
 
 COUNT_MAX = 2**53
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+WHO = f"^{PERSON}$"
 RUN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}$"
 WORD = r"^[!-~]{1,200}$"
-TAG = r"^[a-z0-9][a-z0-9._:-]{0,63}(=[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127})?$"
+TAG = f"^{TAG_NAME}(={TAG_VALUE})?$"
 
 Usd = Annotated[
     str,
@@ -23,6 +25,7 @@ Usd = Annotated[
 ]
 Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
 Tag = Annotated[str, Field(pattern=TAG, max_length=200)]
+TagName = Annotated[str, Field(pattern=f"^{TAG_NAME}$")]
 Time = Annotated[str, Field(description="ISO 8601 in UTC.", examples=["2026-11-24T12:00:00Z"])]
 Role = Literal["viewer", "operator", "admin"]
 
@@ -150,10 +153,12 @@ class NewKey(Given):
     name: Annotated[str, Field(pattern=NAME, examples=["ci"])]
     run: Caps | None = Field(None, description="Caps of each run of the key; what is left out comes from the settings.")
     role: Role | None = Field(None, description="Makes a key that manages instead of one that calls.")
-    team: Annotated[str, Field(pattern=NAME)] | None = None
-    user: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}$")] | None = None
+    team: Annotated[str, Field(pattern=WHO)] | None = None
+    user: Annotated[str, Field(pattern=rf"^({PERSON}|\*)$", description="`*` lets the client name one.")] | None = None
     tags: Annotated[list[Tag], Field(max_length=16)] = Field(default_factory=list)
-    tags_required: Annotated[list[Tag], Field(max_length=16)] = Field(default_factory=list)
+    tags_required: Annotated[list[TagName], Field(max_length=16)] = Field(
+        default_factory=list, description="Names of tags that every call has to have."
+    )
     models: Annotated[list[Annotated[str, Field(pattern=WORD)]], Field(max_length=100)] = Field(default_factory=list)
     upstreams: Annotated[list[Annotated[str, Field(pattern=WORD)]], Field(max_length=100)] = Field(default_factory=list)
     networks: Annotated[list[Annotated[str, Field(pattern=r"^[0-9A-Fa-f:./]{2,50}$")]], Field(max_length=100)] = Field(
