@@ -112,6 +112,15 @@ async def test_a_run_goes_on_with_what_it_has_left_and_takes_new_caps(here: Benc
     assert receipt(here)["spent_usd"] == str(Money(here.provider.till.total.nanodollars))
 
 
+async def test_a_run_that_repeats_itself_is_refused_as_often_as_it_was_told(here: Bench) -> None:
+    done = await here.run("for _ in range(4): call()", "--usd", "1", "--loops", "2")
+    assert done.statuses == [200, 200, 200, 429], done.err
+    lets_it = await here.run("for _ in range(12): call()", "--usd", "1", "--loops", "none")
+    assert lets_it.statuses == [200] * 12, lets_it.err
+    wrong = await here.run("call()", "--usd", "1", "--loops", "1")
+    assert (wrong.status, 'write a number from 2 to 100, or "none"' in wrong.err) == (2, True)
+
+
 async def test_a_run_is_raised_from_another_terminal_while_it_goes_on(here: Bench) -> None:
     agent = here.agent("call()\ncall()\nsys.stdin.readline()\ncall()", "--calls", "1", "--run", "r-live")
     process = await here.start(*agent, stdin=asyncio.subprocess.PIPE)

@@ -58,10 +58,24 @@ def _run_name(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return value
 
 
+def _loops(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "none":
+        return value
+    if not value.isascii() or not value.isdigit() or not 2 <= int(value) <= 100:
+        raise click.BadParameter('write a number from 2 to 100, or "none"')
+    return int(value)
+
+
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--usd", type=USD, help="Most that the run may spend, in USD.")
 @click.option("--calls", type=COUNT, help="Most model calls that the run may make.")
 @click.option("--tokens", type=COUNT, help="Most tokens, input and output together.")
+@click.option(
+    "--loops",
+    metavar="N|none",
+    callback=_loops,
+    help="Refuse it when it repeats itself N times, 2 to 100; none lets it. Default from the settings: 8.",
+)
 @click.option(
     "--run", "run_id", metavar="ID", callback=_run_name, help="Go on with this run; caps given now replace its own."
 )
@@ -89,6 +103,7 @@ def run(
     usd: Money | None,
     calls: int | None,
     tokens: int | None,
+    loops: int | str | None,
     run_id: str | None,
     stop: bool,
     keep: tuple[str, ...],
@@ -118,7 +133,7 @@ def run(
 
         plan = Plan(
             argv=command,
-            settings=_settings(config, ledger, command),
+            settings=_settings(config, ledger, command, loops),
             run=run_id or _new_run(),
             is_resumed=run_id is not None,
             caps=Limits(usd=None if usd is None else usd.nanodollars, calls=calls, tokens=tokens),
@@ -141,11 +156,13 @@ def run(
     sys.exit(receipt.exit_status)
 
 
-def _settings(config: Path | None, ledger: str | None, command: tuple[str, ...]) -> Settings:
+def _settings(config: Path | None, ledger: str | None, command: tuple[str, ...], loops: int | str | None) -> Settings:
     """Give the settings, with the refusal status that stops this command where they leave the choice to us."""
     from bursar.cli.agents import refusal_status
 
     settings = settings_for(config, ledger)
+    if loops is not None:
+        settings = settings.with_loops(None if loops == "none" else int(loops))
     status = refusal_status(command)
     if status is None or settings.policy.refusal_status != "auto":
         return settings

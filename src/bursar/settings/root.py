@@ -143,6 +143,16 @@ class Settings(Section):
         own = self.keys.get(key)
         return self.defaults.run if own is None or own.run is None else own.run
 
+    def with_loops(self, loops: int | None) -> Settings:
+        """Give these settings with another bound on loops, for the runs of every key."""
+        new = {"loops": loops}
+        run = self.defaults.run.model_copy(update=new)
+        keys = {
+            name: key.model_copy(update={"run": key.run and key.run.model_copy(update=new)})
+            for name, key in self.keys.items()
+        }
+        return self.model_copy(update={"defaults": self.defaults.model_copy(update={"run": run}), "keys": keys})
+
     def key_budgets(self, key: str) -> tuple[Budget, ...]:
         """Give the budgets of a key that come anew, as the ledger takes them."""
         return self.keys[key].in_periods(self.policy.timezone)
