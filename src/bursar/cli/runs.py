@@ -16,15 +16,18 @@ from bursar.cli.common import (
     amounts_facts,
     at,
     books_options,
+    by_option,
     existing_books,
     run_async,
     settings_for,
     show_json,
     show_table,
     usd,
+    who,
 )
 
 if TYPE_CHECKING:
+    from bursar.edge.admin.books import Limits, Problem
     from bursar.ledger.account import Account, AccountState, Unit
     from bursar.ledger.store import HoldRow, RunRow, Store
     from bursar.money import Money
@@ -82,12 +85,14 @@ def show(run: str, limit: int, config: Path | None, ledger: str | None, as_json:
 @click.option("--usd", type=USD, help="New cap in USD; the whole, not the difference.")
 @click.option("--calls", type=COUNT, help="New cap in calls.")
 @click.option("--tokens", type=COUNT, help="New cap in tokens.")
+@by_option
 @books_options
 def raise_(
     run: str,
     usd: Money | None,
     calls: int | None,
     tokens: int | None,
+    by: str | None,
     config: Path | None,
     ledger: str | None,
     as_json: bool,
@@ -99,37 +104,39 @@ def raise_(
     from bursar.ledger.account import Unit
 
     asked = {Unit.USD: None if usd is None else usd.nanodollars, Unit.CALLS: calls, Unit.TOKENS: tokens}
-    limits = {unit: limit for unit, limit in asked.items() if limit is not None}
+    limits: dict[Unit, int | None] = {unit: limit for unit, limit in asked.items() if limit is not None}
     if not limits:
         raise click.UsageError("say which cap: --usd, --calls or --tokens")
-    _show_accounts(run, run_async(_set_limits(settings_for(config, ledger), run, limits)), as_json)
+    _show_accounts(run, run_async(_set_limits(settings_for(config, ledger), run, limits, who(by))), as_json)
 
 
 @runs.command()
 @click.argument("run")
+@by_option
 @books_options
-def stop(run: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
+def stop(run: str, by: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
     """Refuse every further call of a run; calls in flight end as they would.
 
     Example: bursar runs stop r-abcdefghijkl
     """
     from bursar.ledger.account import AccountState
 
-    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.STOPPED))
+    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.STOPPED, who(by)))
     _show_accounts(run, accounts, as_json)
 
 
 @runs.command()
 @click.argument("run")
+@by_option
 @books_options
-def resume(run: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
+def resume(run: str, by: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
     """Let a run that was stopped, or had an overrun, make calls again, as far as its caps go.
 
     Example: bursar runs resume r-abcdefghijkl
     """
     from bursar.ledger.account import AccountState
 
-    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.OPEN))
+    accounts = run_async(_set_state(settings_for(config, ledger), run, AccountState.OPEN, who(by)))
     _show_accounts(run, accounts, as_json)
 
 
@@ -150,29 +157,33 @@ async def _one(settings: Settings, run: str, limit: int) -> tuple[tuple[Account,
         return accounts, holds[:limit]
 
 
-async def _set_limits(settings: Settings, run: str, limits: dict[Unit, int]) -> tuple[Account, ...]:
-    from bursar.ledger.account import SetLimit
+async def _set_limits(settings: Settings, run: str, limits: Limits, by: str) -> tuple[Account, ...]:
+    from bursar.edge.admin import books
 
     async with existing_books(settings) as store:
-        await _accounts(store, run)
-        for unit, limit in limits.items():
-            await store.submit(SetLimit(scope=f"run:{run}", unit=unit, limit=limit))
+        _done(await books.raise_run(store, run, limits, by))
         return await _accounts(store, run)
 
 
-async def _set_state(settings: Settings, run: str, state: AccountState) -> tuple[Account, ...]:
-    from bursar.ledger.account import SetState
+async def _set_state(settings: Settings, run: str, state: AccountState, by: str) -> tuple[Account, ...]:
+    from bursar.edge.admin import books
 
     async with existing_books(settings) as store:
-        await _accounts(store, run)
-        await store.submit(SetState(scope=f"run:{run}", state=state))
+        _done(await books.set_state(store, run, state, by))
         return await _accounts(store, run)
+
+
+def _done(problem: Problem | None) -> None:
+    if problem is not None:
+        raise FailedError(problem.message)
 
 
 async def _accounts(store: Store, run: str) -> tuple[Account, ...]:
+    from bursar.edge.admin.books import no_run
+
     accounts = await store.accounts(f"run:{run}")
     if not accounts:
-        raise FailedError(f"there is no run {run}; `bursar runs list` shows them")
+        _done(no_run(run))
     return accounts
 
 
