@@ -23,9 +23,9 @@ RUNS_MAX = 10_000
 """How many runs are remembered, the latest."""
 QUIET_SECONDS = 60
 """Who asks the same again after so long is a clock, not a loop."""
-_SIZE_BYTES = 4096
-_SIZE_SHARE = 16
-"""Requests whose sizes differ by more than this many bytes and this share are not the same, however laid out."""
+_SIZE_BYTES = 256
+_SIZE_SHARE = 64
+"""Requests whose sizes differ by more than these bytes and this share of them are taken to differ, and are not read."""
 
 # Names of a session, a user or a cache, and how the answer comes: they make it no other request.
 _APART = frozenset(
