@@ -35,7 +35,14 @@ from bursar.ledger.account import (
     Void,
 )
 from bursar.ledger.reaper import reap_once
-from bursar.ledger.store import LedgerLostError, LedgerUnavailableError, NotWrittenError
+from bursar.ledger.store import (
+    DAY,
+    NEVER,
+    DeliveryState,
+    LedgerLostError,
+    LedgerUnavailableError,
+    NotWrittenError,
+)
 from bursar.money import BrokenInvariantError
 from bursar.stores import marker as markers
 from bursar.stores.marker import Marker
@@ -694,6 +701,22 @@ async def test_a_gateway_needs_little_and_cannot_change_what_was_written(
             await connection.execute(statement)
     await connection.close()
     server.sql(f"DROP OWNED BY {role}", name_of(url))
+
+
+async def test_a_gateway_tells_what_happened_and_forgets_it(
+    server: Cluster, url: str, gateway_url: str, tmp_path: Path
+) -> None:
+    await (await opened(url, tmp_path)).close()
+    server.sql(f"GRANT bursar_gateway TO gateway_{name_of(url)}")
+    store = store_at(gateway_url, tmp_path)
+    await store.start()
+    await store.outbox.tell("loop", "r1", "run:r1", {})
+    for _ in range(2):
+        (taken,) = await store.outbox.take("ops", (), NEVER, DAY, 0, 9)
+    await store.outbox.note("ops", taken, DeliveryState.DELIVERED, "200")
+    assert await store.outbox.prune(-1, 9) == 1
+    assert await store.outbox.newest() == ()
+    await store.close()
 
 
 async def test_a_gateway_does_not_migrate(server: Cluster, url: str, gateway_url: str, tmp_path: Path) -> None:

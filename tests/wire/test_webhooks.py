@@ -19,9 +19,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 
 from bursar.clock import SECOND, Instant
 from bursar.edge.outbox import GIVE_UP_AFTER, LEASE, Teller, wait_after
-from bursar.edge.webhooks import Webhook
+from bursar.edge.webhooks import Webhook, facts, sentence
 from bursar.ledger.account import Amounts, Ask, Authorize, Basis, Limits, OpenScope, Settle
-from bursar.ledger.store import DAY, DeliveryState
+from bursar.ledger.store import DAY, DeliveryState, HappeningRow
 from bursar.stores.sqlite import SqliteStore
 
 OLD = "whsec_" + "b2xkLXNlY3JldC1vZi10d2VudHktZm91ci1ieXRlcw=="
@@ -90,6 +90,39 @@ async def test_receivers_are_told_what_happened_and_who_says_so(tmp_path: Path) 
         "bursar: run:r1 is at its cap of 2 calls: a call that may take up to 1 calls was refused, 2 calls is spent"
     )
     assert slack.served[0].header("webhook-signature") == ""
+
+
+async def test_a_loop_is_told_once(tmp_path: Path) -> None:
+    keys = {"wire": {"run": {"usd": "1.00", "loops": 2}, "key_env": "BURSAR_WIRE_TEST_KEY"}}
+    async with wire_up(tmp_path, keys=keys) as wire:
+        wire.provider.script = play(answer(CHAT.reply))
+        statuses = [(await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")).status for _ in range(5)]
+        assert statuses == [200] * 3 + [429] * 2
+        await wire.gateway._news.drain()
+        (row,) = await wire.store.outbox.newest(("loop",))
+        assert sentence(row) == "run:r1 repeats the same request and is refused (2 times by now)"
+    tools = HappeningRow(1, "loop", "", NOON, "run:r1", {"tools": ["ls", "c\nat"], "count": 9})
+    assert sentence(tools) == "run:r1 repeats the tools ls, c?at and is refused (9 times by now)"
+
+
+@pytest.mark.parametrize(
+    ("account", "command"),
+    [
+        ("run:r1/calls/lifetime", "bursar runs raise r1 --calls CAP"),
+        ("key:ci/usd/rolling-5h 0", "bursar budgets set key:ci --usd CAP --period 'rolling 5h'"),
+        ("org/usd/day@Europe:Berlin 2", "bursar budgets set org --usd CAP --period 'day' --timezone Europe/Berlin"),
+    ],
+)
+def test_who_is_asked_reads_what_to_type(account: str, command: str) -> None:
+    unit = account.split("/")[1]
+    row = HappeningRow(1, "asking", "", NOON, account, {"unit": unit, "limit": 2, "seconds": 60})
+    assert sentence(row).endswith(f" for more: `{command}`")
+
+
+def test_a_kind_that_is_not_known_here_is_told_as_it_is() -> None:
+    row = HappeningRow(1, "canary", "k", NOON, "model:m1", {"off": 3})
+    assert sentence(row) == 'canary: model:m1 {"off": 3}'
+    assert facts(row).items() >= {"kind": "canary", "at": "2026-11-23T12:00:00.000+00:00", "off": 3}.items()
 
 
 # ---- again and again, on a clock of the test's own ------------------------------------------------------------------

@@ -146,10 +146,11 @@ def _sentence(row: HappeningRow, known: dict[str, object]) -> str:
                 f"{row.subject}`, then `bursar prices clear {row.subject}`"
             )
         case "loop":
-            what = f"the tools {', '.join(map(str, tools))}" if isinstance(tools := known.get("tools"), list) else ""
-            return (
-                f"{row.subject} repeats {what or 'the same request'} and is refused ({known.get('count')} times by now)"
+            tools = known.get("tools")
+            what = (
+                f"the tools {', '.join(map(str, tools))}" if isinstance(tools, list) and tools else "the same request"
             )
+            return f"{row.subject} repeats {what} and is refused ({known.get('count')} times by now)"
         case "asking":
             return (
                 f"{known['scope']} is at its {_budget(row)}, and a call waits up to {known['seconds']} seconds for "
