@@ -23,6 +23,7 @@ COMMANDS = {
     "prices": ("bursar.cli.prices:prices", "Show what models cost and what bounds them."),
     "mcp": ("bursar.cli.mcp:mcp", "Tell an agent its budget, as an MCP server."),
     "config": ("bursar.cli.config:config", "Check the settings, and compare them with the ledger."),
+    "import": ("bursar.cli.imports:import_", "Turn another gateway's configuration into a bursar.toml."),
     "init": ("bursar.cli.init:init", "Write a commented bursar.toml."),
 }
 
