@@ -125,6 +125,7 @@ async def wire_up(
             http=GatewayProtocol,
             server_header=False,
             date_header=False,
+            proxy_headers=False,
         )
         server = Server(config)
         server.capture_signals = _nothing  # type: ignore[method-assign]
