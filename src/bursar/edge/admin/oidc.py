@@ -21,6 +21,8 @@ KEYS_SECONDS = 3600
 """How long the provider's keys are taken as they were."""
 REFETCH_SECONDS = 30
 """How soon they are fetched again for a token that names a key which is not among them."""
+FAILED_SECONDS = 5
+"""How long nobody waits for it after a try that failed."""
 LEEWAY_SECONDS = 30
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 """Of public keys only: never none, and no shared secret."""
@@ -67,6 +69,7 @@ class Tokens:
     clock: Clock
     _keys: dict[str, Any] = field(default_factory=dict)
     _fetched_at: Instant = Instant(0)  # noqa: RUF009
+    _failed_at: Instant = Instant(0)  # noqa: RUF009
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _jwt: Any = field(default_factory=_library)
 
@@ -106,9 +109,9 @@ class Tokens:
     def _bearer(self, claims: Mapping[str, Any]) -> Bearer | Unauthorized:
         now = self.clock.now() // SECOND
         ends, begins = claims["exp"], claims.get("nbf", 0)
-        if not isinstance(ends, int) or ends + LEEWAY_SECONDS <= now:
+        if not (isinstance(ends, (int, float)) and ends + LEEWAY_SECONDS > now):
             return Unauthorized("this token has expired")
-        if not isinstance(begins, int) or begins - LEEWAY_SECONDS > now:
+        if not (isinstance(begins, (int, float)) and begins - LEEWAY_SECONDS <= now):
             return Unauthorized("this token is not valid yet")
         role = self._role(claims)
         if not role:
@@ -129,9 +132,15 @@ class Tokens:
 
     async def _key(self, kid: str) -> Any:
         async with self._turn:
-            age = self.clock.now() - self._fetched_at
+            now = self.clock.now()
+            age = now - self._fetched_at
+            if now - self._failed_at < FAILED_SECONDS * SECOND:
+                raise FetchError("it was asked a moment ago")
             if age > KEYS_SECONDS * SECOND or (kid not in self._keys and age > REFETCH_SECONDS * SECOND):
+                # Anybody can send a token: a provider that does not answer must not be waited for by each of them.
+                self._failed_at = now
                 await self._fetch_keys()
+                self._failed_at = Instant(0)
             return self._keys.get(kid)
 
     async def _fetch_keys(self) -> None:
