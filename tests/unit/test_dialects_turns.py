@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bursar.call import Call, Repeated
 from bursar.dialects.protocol import Request
 from bursar.dialects.table import find
-from bursar.dialects.turns import TURNS_MAX
+from bursar.dialects.turns import TURNS_MAX, of_chat, of_converse, of_gemini, of_messages, of_responses, repeated
 
 Step = tuple[str, Any, Any]
 Turn = list[Step]
@@ -262,3 +262,35 @@ def test_a_single_object_in_the_place_of_a_list() -> None:
 def test_a_conversation_without_tools_repeats_nothing(prompt: object) -> None:
     assert read("responses", {"model": "gpt-4.1-mini", "input": prompt}) == Repeated()
     assert seen("chat", [[LS]] * 2).times == 2
+
+
+_NAMES = st.sampled_from(
+    [
+        "role",
+        "type",
+        "id",
+        "call_id",
+        "name",
+        "arguments",
+        "input",
+        "content",
+        "parts",
+        "tool_calls",
+        "function",
+        "toolUse",
+        "toolResult",
+        "functionCall",
+    ]
+)
+_VALUES = st.sampled_from(
+    ["user", "assistant", "tool", "tool_use", "tool_result", "f_call", "f_call_output", 1, None, {}]
+)
+ANYTHING = st.recursive(
+    _VALUES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_NAMES, inner, max_size=4), max_leaves=30
+)
+
+
+@given(conversation=ANYTHING | st.lists(ANYTHING))
+def test_whatever_a_conversation_is_it_can_be_read(conversation: object) -> None:
+    for read_steps in (of_chat, of_responses, of_messages, of_converse, of_gemini):
+        assert 0 <= repeated(read_steps(conversation)).times <= TURNS_MAX
