@@ -31,6 +31,7 @@ TEMPLATE = """\
 # usd = "5.00"
 # calls = 500
 # tokens = "none"
+# hours = 24                       # a run that does nothing for so long is stopped; `bursar runs resume` lets it go on
 # loops = 8                        # equal requests, or equal tool calls with equal results, in a row; docs/loops.md
 
 [policy]
@@ -56,6 +57,27 @@ TEMPLATE = """\
 # budgets = [{{ usd = "50", period = "day" }}, {{ calls = 1000, period = "rolling 1h" }}]   # or hour, week, month
 # runs_per_hour_max = 100
 # models = ["gpt-*", "claude-*"]
+# upstreams = ["openai"]           # globs; default: all
+# team = "research"                # whose budgets pay as well
+# user = "ann@example.com"         # "*" lets the client name the user, and refuses a call that names none
+# tags = ["env=prod"]              # of every call of the key; no client can change them
+# tags_required = ["job"]          # a call without such a tag is refused; docs/identity.md says how one is sent
+# networks = ["10.0.0.0/8"]        # where calls may come from; default: everywhere
+# expires = 2027-01-31             # or a time with its zone; the key is refused from then on
+# role = "viewer"                  # or operator, admin: a key for the books, which makes no model calls
+
+# ---- Budgets of everybody, and of who and what else pays: usd, calls or tokens for a lifetime, and any number
+# of budgets that come anew. All that a call meets must have what it may cost. ----
+# [organisation]
+# budgets = [{{ usd = "1000", period = "month" }}]
+# [teams.research]
+# budgets = [{{ usd = "200", period = "week" }}, {{ usd = "50", period = "day" }}]
+# [users."ann@example.com"]
+# usd = "100"
+# [tags."env=prod"]
+# calls = 100000
+# [budgets."model:gpt-*"]          # or "model:gpt-5", "upstream:openai"
+# budgets = [{{ usd = "20", period = "day" }}]
 
 # ---- Upstreams: openai, anthropic and gemini are built in, and mistral, deepseek, groq, xai and openrouter as soon as
 # their key is set. An upstream that has the name of a provider has its ways; docs/providers.md has them all. ----
