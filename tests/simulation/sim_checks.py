@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sim_database import Database
 from sim_loop import SimLoop
+from sim_plan import TEAM
 from sim_provider import Bill, Provider
 
 from bursar.clock import Instant
@@ -68,7 +69,11 @@ class Checks:
         """Give the accounts that have to cover a call: all of its path, and of periods the ones it was taken from."""
         row = self._database.rows.holds.get(bill.call_id)
         named = () if row is None else unpack(row.accounts)
-        return {*named, *(f"{scope}/{unit}/lifetime" for scope in asked.scopes for unit in UNITS)}
+        return {
+            *named,
+            *(f"{scope}/{unit}/lifetime" for scope in asked.scopes for unit in UNITS),
+            f"{TEAM}/usd/lifetime",
+        }
 
     def _look_at_dispatch(self, bill: Bill, asked: Asked) -> None:
         self.count("dispatched")
@@ -151,7 +156,7 @@ class Checks:
                 bill.usd
                 for call_id, bill in self._provider.bills.items()
                 if name in lifetime_usd
-                and balance.scope in self.calls[_client_call(call_id)].scopes
+                and balance.scope in (*self.calls[_client_call(call_id)].scopes, TEAM)
                 and bill.kind != "lying"
             )
             if balance.captured + balance.overrun < till:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sim_database import NOON, Database
 from sim_loop import Process, SimLoop
+from sim_plan import TEAM
 from sim_provider import INPUT_NANODOLLARS, OUTPUT_NANODOLLARS, Provider
 from sim_store import Network, SimStore
 
@@ -116,6 +117,7 @@ class Asked:
     holds: dict[str, OpenHold] = field(default_factory=dict)
     """By the id of the attempt, in their order."""
     is_denied: bool = False
+    also: tuple[str, ...] = (TEAM, "user:without-a-budget")
 
     def end(self, how: str) -> None:
         """Note how the call has ended for its client."""
@@ -140,7 +142,7 @@ class _Client:
         self.asked = asked
         self.call_id = asked.call_id
         self.scopes = asked.scopes
-        self.also: tuple[str, ...] = ()
+        self.also = asked.also
         self.has_left = False
         self.task: asyncio.Task[None] | None = None
         self._rng = rng

@@ -123,6 +123,11 @@ def _low_ceiling(books_: Books, op: SetLimit, now: Instant, *, set_limit: Any = 
     return replace(plan, limits=tuple((balance, limit, limit) for balance, limit, _ in plan.limits))
 
 
+def _only_who_asks(books_: Books, op: Authorize, *, path: Any = rules._path) -> Any:
+    """The team is asked, and does not pay."""
+    return path(books_, replace(op, also=()))
+
+
 def _stateless(books_: Books, *args: Any, path: Any = rules._path) -> Any:
     """A run that is stopped goes on."""
     states = {balance.name: balance.state for balance in books_.names.values()}
@@ -214,6 +219,7 @@ MUTANTS = (
     Mutant("a hold settles into the period that is now", _settles_into_now, frozenset({"periods"})),
     Mutant("a lowered limit has no ceiling", _patch(rules, "set_limit", _low_ceiling), frozenset({"limits"})),
     Mutant("what is stopped goes on", _patch(rules, "_path", _stateless)),
+    Mutant("a team does not pay", _patch(rules, "_path", _only_who_asks)),
     Mutant("a window forgets its earlier slots", _windows_forget, frozenset({"periods"})),
     Mutant("an acknowledged commit can be lost", _asynchronous_commit, frozenset({"failover"})),
     Mutant("an answer that did not come is free", _patch(OpenHold, "presume", _presumed_free)),

@@ -25,6 +25,8 @@ FAULTS = (
     "periods",  # budgets that come anew by calendar, and windows that roll
     "lying",  # the provider bills more than its bound
 )
+TEAM = "team:t"
+"""Pays for every call beside its run and key."""
 CALM = frozenset({"leave", "cancel", "errors"})
 """What may happen while lost wake-ups are looked for: nobody else gives money back then."""
 

@@ -15,7 +15,7 @@ from sim_checks import Checks
 from sim_database import Database
 from sim_gateway import Asked, Gateway, Way, request_body
 from sim_loop import SimLoop, StuckError
-from sim_plan import Plan
+from sim_plan import TEAM, Plan
 from sim_provider import Habits, Provider
 from sim_store import Network, SimStore
 
@@ -131,6 +131,8 @@ class World:
         rng, plan = self._agents, self.plan
         key_usd = rng.choice((None, int(plan.room * FULL_CALL * plan.runs * 0.7)))
         await self._submitted(admin, OpenScope("key:k", "", Limits(usd=key_usd), budgets=self._budgets(rng)))
+        team_usd = int(plan.room * FULL_CALL * plan.runs)
+        await self._submitted(admin, SetLimit(TEAM, Unit.USD, team_usd, opens=True))
         for number in range(plan.runs):
             usd = rng.choice((int(plan.room * FULL_CALL), int(plan.room * FULL_CALL * 2), None))
             calls = rng.choice((None, int(plan.room) + 2))
