@@ -79,6 +79,13 @@ TEMPLATE = """\
 # [budgets."model:gpt-*"]          # or "model:gpt-5", "upstream:openai"
 # budgets = [{{ usd = "20", period = "day" }}]
 
+# ---- People who manage by a token of an OpenID provider, beside keys with a role; pip install 'bursar[oidc]'. ----
+# [oidc]
+# issuer = "https://login.example.com/realms/main"
+# audience = "bursar"
+# role_claim = "roles"             # dots lead into objects, such as realm_access.roles
+# roles = {{ "bursar-admins" = "admin", "oncall" = "operator" }}   # or viewer
+
 # ---- Upstreams: openai, anthropic and gemini are built in, and mistral, deepseek, groq, xai and openrouter as soon as
 # their key is set. An upstream that has the name of a provider has its ways; docs/providers.md has them all. ----
 # [upstreams.openai]

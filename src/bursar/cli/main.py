@@ -24,6 +24,7 @@ COMMANDS = {
     "mcp": ("bursar.cli.mcp:mcp", "Tell an agent its budget, as an MCP server."),
     "config": ("bursar.cli.config:config", "Check the settings, and compare them with the ledger."),
     "import": ("bursar.cli.imports:import_", "Turn another gateway's configuration into a bursar.toml."),
+    "openapi": ("bursar.cli.openapi:openapi", "Write the OpenAPI description of the HTTP API."),
     "init": ("bursar.cli.init:init", "Write a commented bursar.toml."),
 }
 
