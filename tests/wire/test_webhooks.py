@@ -18,6 +18,7 @@ from standardwebhooks import Webhook as Verifier
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from bursar.clock import SECOND, Instant
+from bursar.edge import outbox
 from bursar.edge.outbox import GIVE_UP_AFTER, LEASE, Teller, wait_after
 from bursar.edge.webhooks import Webhook, facts, sentence
 from bursar.ledger.account import Amounts, Ask, Authorize, Basis, Limits, OpenScope, Settle
@@ -90,6 +91,44 @@ async def test_receivers_are_told_what_happened_and_who_says_so(tmp_path: Path) 
         "bursar: run:r1 is at its cap of 2 calls: a call that may take up to 1 calls was refused, 2 calls is spent"
     )
     assert slack.served[0].header("webhook-signature") == ""
+
+
+async def test_what_happens_at_the_end_is_told_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "EVERY_SECONDS", 3600.0)
+    monkeypatch.setattr(outbox, "LAST_SECONDS", 20.0)
+    async with provider() as chat:
+        chat.script = TOOK
+        webhooks = {"chat": {"url": chat.url, "format": "slack"}}
+        keys = {"wire": {"run": {"usd": "1.00", "calls": 1}, "key_env": "BURSAR_WIRE_TEST_KEY"}}
+        async with wire_up(tmp_path, webhooks=webhooks, keys=keys) as wire:
+            wire.provider.script = play(answer(CHAT.reply))
+            known = await wire.store.declared("webhook:chat")
+            while not known:
+                known = await wire.store.declared("webhook:chat")
+            assert (await wire.post(CHAT.path, CHAT.request, x_bursar_run="r1")).status == 200
+        assert [served.json["text"] for served in chat.served] == [
+            "bursar: run:r1 has spent 100% of its cap of 1 calls: 1 calls"
+        ]
+
+
+async def test_a_gateway_ends_though_a_receiver_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "LAST_SECONDS", 0.01)
+    clock, arrived = Hands(), asyncio.Event()
+    async with ledger(tmp_path, clock) as (store,), provider() as receiver:
+
+        async def never(_served: Served, _writer: asyncio.StreamWriter) -> None:
+            arrived.set()
+            await asyncio.Event().wait()
+
+        receiver.script = never
+        await teller(store, receiver, clock).tell()
+        await spend(store, "r1")
+        tellers = outbox.Tellers(store, [Webhook("ops", receiver.url)], clock)
+        tellers.begin()
+        await arrived.wait()
+        await tellers.end()
+        ((delivery,),) = [row.deliveries for row in await store.outbox.newest()]
+        assert delivery.state is DeliveryState.WAITING
 
 
 async def test_a_loop_is_told_once(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from bursar.edge.idle import keep_stopping
 from bursar.edge.loops import Looped, Loops
 from bursar.edge.metrics import CONTENT_TYPE, Metrics
 from bursar.edge.models import ModelsPath, models_of, read_models_path, shape_of
-from bursar.edge.outbox import News, Teller, keep_pruned
+from bursar.edge.outbox import News, Tellers, keep_pruned
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
@@ -93,6 +93,7 @@ class Gateway:
         self._clock = SystemClock()
         self._loops = Loops(lambda key: settings.run_template(key).loops, self._clock)
         self._news = News(store)
+        self._tellers = Tellers(store, self._parts.webhooks, self._clock)
         self._asking = Asking(store, self._news, self._clock, settings.policy.ask_seconds_max)
         self._tasks: list[asyncio.Task[None]] = []
         # Random once per process and then counted: as unique as a random number per call, without asking the system.
@@ -121,9 +122,7 @@ class Gateway:
         gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
         self._tasks = [asyncio.create_task(reap(self.store, REAP_EVERY_SECONDS))]
         self._tasks.append(asyncio.create_task(keep_pruned(self.store)))
-        for webhook in self._parts.webhooks:
-            teller = Teller(self.store, webhook, self._clock)
-            self._tasks.append(asyncio.create_task(teller.keep_telling()))
+        self._tellers.begin()
         self._tasks.append(asyncio.create_task(keep_stopping(self.store, self._parts.idle_hours, IDLE_EVERY_SECONDS)))
         if self._settings.ledger.keep_days is not None:
             self._tasks.append(asyncio.create_task(keep_compact(self.store, self._settings.ledger.keep_days)))
@@ -139,6 +138,7 @@ class Gateway:
             task.cancel()
         await self._parts.gate.ledger.drain()
         await self._news.drain()
+        await self._tellers.end()
         await self._parts.gate.upstream.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

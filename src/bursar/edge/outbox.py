@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from contextlib import suppress
 
 from bursar.clock import SECOND, Clock, Instant
 from bursar.edge.webhooks import Answer, Webhook, send
@@ -12,6 +14,8 @@ from bursar.ledger.store import DAY, DeliveryState, HappeningRow, LedgerUnavaila
 _LOG = logging.getLogger("bursar.webhooks")
 
 EVERY_SECONDS = 1.0
+LAST_SECONDS = 3.0
+"""For what is left to tell when the gateway ends: the next one may be started much later."""
 ROWS_MAX = 4
 """Happenings that a webhook is sent at the same time."""
 LEASE = 60 * SECOND
@@ -29,6 +33,27 @@ TOLD_MAX = 10_000
 """What a process remembers to have written down; the ledger remembers the rest."""
 
 
+class Tellers:
+    """Tells all webhooks, each in a task of its own."""
+
+    def __init__(self, store: Store, webhooks: Iterable[Webhook], clock: Clock) -> None:
+        self._tellers = [Teller(store, webhook, clock) for webhook in webhooks]
+        self._ending = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def begin(self) -> None:
+        """Begin to tell."""
+        self._tasks = [asyncio.create_task(one.keep_telling(self._ending, EVERY_SECONDS)) for one in self._tellers]
+
+    async def end(self) -> None:
+        """Tell what is left, as far as that takes a moment only."""
+        self._ending.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=LAST_SECONDS)
+            for task in late:
+                task.cancel()
+
+
 class Teller:
     """Tells one webhook."""
 
@@ -39,18 +64,23 @@ class Teller:
         self._since: Instant | None = None
         self._is_failing = False
 
-    async def keep_telling(self, every_seconds: float = EVERY_SECONDS) -> None:
-        """Tell what there is to tell, again and again; ends only when it is cancelled."""
+    async def keep_telling(self, ending: asyncio.Event, every_seconds: float) -> None:
+        """Tell what there is to tell, again and again; look for the last time after `ending` is set."""
         looks = 0
         while True:
+            is_last = ending.is_set()
             try:
                 delivered = await self.tell(RECENT if looks % LOOKS else GIVE_UP_AFTER)
             except LedgerUnavailableError as error:
                 _LOG.warning("webhook %s: what to tell cannot be read now: %s", self._webhook.name, error)
                 delivered = 0
             if delivered < ROWS_MAX:
+                if is_last:
+                    return
                 looks += 1
-                await asyncio.sleep(every_seconds)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every_seconds):
+                        await ending.wait()
 
     async def tell(self, window: int = GIVE_UP_AFTER) -> int:
         """Tell a few of the happenings that are due; give how many were delivered. Raises LedgerUnavailableError."""

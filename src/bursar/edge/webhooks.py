@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bursar import __version__
 from bursar.clock import SECOND, Instant
 from bursar.edge.refusals import amount, shown
 from bursar.ledger.account import Unit
@@ -209,7 +208,7 @@ def headers(webhook: Webhook, row: HappeningRow, sent: bytes, now: Instant) -> d
     number, moment = event_id(row), str(now // SECOND)
     named = {
         "content-type": "application/json",
-        "user-agent": f"bursar/{__version__}",
+        "user-agent": "bursar",
         "webhook-id": number,
         "webhook-timestamp": moment,
     }
