@@ -10,7 +10,8 @@ import pytest_asyncio
 from test_store_contract import ENGINES, Hands
 
 from bursar.clock import SECOND, Instant
-from bursar.edge.idle import IdleHours, resume, stop_idle
+from bursar.edge.admin.books import set_state
+from bursar.edge.idle import IdleHours, stop_idle
 from bursar.ledger.account import AccountState, Ask, Authorize, Limits, OpenScope, SetState, Void
 from bursar.ledger.store import IdleRun, Store
 
@@ -68,7 +69,7 @@ async def test_an_idle_run_is_stopped_by_name_and_goes_on_when_it_is_resumed(sto
     assert await stopped(store) == ["run:b", "run:c"]
     by = [entry.detail["by"] async for entry in store.entries() if entry.kind == "state"]
     assert by == ["idle", "idle"]
-    await resume(store, "b", by="ann")
+    assert await set_state(store, "b", AccountState.OPEN, "ann") is None
     assert await stop_idle(store, A_DAY) == 0
     assert await stopped(store) == ["run:c"]
     assert await store.audit() == ()

@@ -127,3 +127,43 @@ def test_a_key_with_a_role_needs_no_caps() -> None:
     (row,) = facts("list")
     assert row["terms"] == {"role": "operator"}
     assert row["run_caps"] == {"usd_nanodollars": None, "calls": None, "tokens": None}
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_opened_for_a_key_inside_another_run_with_tags() -> None:
+    facts("create", "ci", "--team", "red", "--tag", "env=prod")
+    top = runs("open", "--key", "ci", "--usd", "2")
+    inner = runs("open", "--key", "ci", "--calls", "3", "--parent", top["run"], "--tag", "job=7", "--label", "helper")
+    assert top["secret"].startswith("bursar-run-")
+    limits = {row["unit"]: row["limit"] for row in inner["accounts"]}
+    assert (inner["key"], inner["command"], limits["calls"]) == ("ci", "helper", 3)
+
+    async def read() -> tuple[object, ...]:
+        store = open_store("sqlite:///ledger.db")
+        await store.start()
+        try:
+            return await store.path_of(f"run:{inner['run']}"), json.loads((await store.keys())[-1].terms_json)
+        finally:
+            await store.close()
+
+    path, terms = asyncio.run(read())
+    assert path == (f"run:{top['run']}", "tag:job=7")
+    assert (terms["team"], terms["tags"]) == ("red", ["env=prod"])
+
+
+@pytest.mark.parametrize(
+    ("option", "status"),
+    [(("--parent", "nobody"), 1), (("--tag", "a b"), 2), (("--tag", "env=dev"), 1), (("--key", "other"), 1)],
+)
+def test_a_run_that_cannot_be_is_not_opened(option: tuple[str, str], status: int) -> None:
+    facts("create", "ci", "--tag", "env=prod")
+    result = CliRunner().invoke(cli, ["runs", "open", "--key", "ci", *option, "--ledger", "ledger.db"])
+    assert result.exit_code == status, result.output
+
+
+def runs(*args: str) -> Any:
+    result = CliRunner().invoke(cli, ["runs", *args, "--ledger", "ledger.db", "--json"], prog_name="bursar")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)

@@ -1,4 +1,4 @@
-"""`bursar runs`: look at runs, raise what they may spend, stop them, let them go on."""
+"""`bursar runs`: open runs, look at them, raise what they may spend, stop them, let them go on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from bursar.cli.common import (
     by_option,
     existing_books,
     run_async,
+    say,
     settings_for,
     show_json,
     show_table,
@@ -28,6 +29,7 @@ from bursar.cli.common import (
 
 if TYPE_CHECKING:
     from bursar.edge.admin.books import Limits, Problem
+    from bursar.edge.admin.opening import OpenedRun, Wanted
     from bursar.ledger.account import Account, AccountState, Unit
     from bursar.ledger.store import HoldRow, RunRow, Store
     from bursar.money import Money
@@ -39,7 +41,7 @@ ACCOUNT_HEAD = ("UNIT", "PERIOD", "LIMIT", "SPENT", "HELD", "OVERRUN", "STATE")
 
 @click.group()
 def runs() -> None:
-    """List, show, raise, stop and resume runs.
+    """Open, list, show, raise, stop and resume runs.
 
     Example: bursar runs list
     """
@@ -78,6 +80,52 @@ def show(run: str, limit: int, config: Path | None, ledger: str | None, as_json:
     show_table(ACCOUNT_HEAD, map(_account_line, accounts))
     click.echo()
     show_table(("CALL", "MODEL", "STATE", "HELD", "SPENT", "BASIS", "AT", "WHY"), map(hold_line, holds))
+
+
+@runs.command("open")
+@click.option("--key", default="local", show_default=True, help="Whose run it is.")
+@click.option("--parent", metavar="RUN", default="", help="The run that it is part of, whose money it spends.")
+@click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Tags of all its calls, such as env=prod.")
+@click.option("--usd", type=USD, help="Most that it may spend; default from the key's template.")
+@click.option("--calls", type=COUNT, help="Most calls that it may make.")
+@click.option("--tokens", type=COUNT, help="Most tokens.")
+@click.option("--label", default="", help="What people see, such as the name of the agent.")
+@by_option
+@books_options
+def open_(
+    key: str,
+    parent: str,
+    tags: tuple[str, ...],
+    usd: Money | None,
+    calls: int | None,
+    tokens: int | None,
+    label: str,
+    by: str | None,
+    config: Path | None,
+    ledger: str | None,
+    as_json: bool,
+) -> None:
+    """Open a run and show the secret of the key that is bound to it, this once.
+
+    Example: bursar runs open --key ci --usd 2 --parent r-abcdefghijkl
+    """
+    from bursar.edge.admin.opening import Wanted, filled
+    from bursar.ledger.account import Limits
+    from bursar.settings.values import tag_text
+
+    settings = settings_for(config, ledger)
+    try:
+        checked = tuple(tag_text(tag) for tag in tags)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--tag") from None
+    asked = Limits(None if usd is None else usd.nanodollars, calls, tokens)
+    wanted = Wanted(filled(settings.run_template(key).limits, asked), label, parent, checked)
+    made = run_async(_open(settings, key, wanted, who(by)))
+    if as_json:
+        show_json({**run_facts(made.row), "secret": made.secret})
+    else:
+        say(f"run {made.row.run}; the secret of its key is shown only now:")
+        click.echo(made.secret)
 
 
 @runs.command("raise")
@@ -130,7 +178,7 @@ def stop(run: str, by: str | None, config: Path | None, ledger: str | None, as_j
 @by_option
 @books_options
 def resume(run: str, by: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
-    """Let a run that was stopped, or had an overrun, make calls again, as far as its caps go.
+    """Let a run that was stopped, was idle, or had an overrun, make calls again, as far as its caps go.
 
     Example: bursar runs resume r-abcdefghijkl
     """
@@ -155,6 +203,22 @@ async def _one(settings: Settings, run: str, limit: int) -> tuple[tuple[Account,
         # The books keep no index of calls by run; looking through the newest is enough for people.
         holds = [hold for hold in await store.holds(None, ROWS_MAX) if own & set(hold.accounts)]
         return accounts, holds[:limit]
+
+
+async def _open(settings: Settings, key: str, wanted: Wanted, by: str) -> OpenedRun:
+    from bursar.edge.admin.books import Problem
+    from bursar.edge.admin.opening import open_run
+    from bursar.edge.callers import Callers
+    from bursar.edge.wiring import rules_of
+
+    async with existing_books(settings) as store:
+        if not await store.accounts(f"key:{key}"):
+            raise FailedError(f"there is no key {key}; `bursar keys list` shows them")
+        holder = await Callers(store, {}, rules_of(settings)).named(key, wanted.limits)
+        made = await open_run(store, holder, wanted, by)
+    if isinstance(made, Problem):
+        raise FailedError(made.message)
+    return made
 
 
 async def _set_limits(settings: Settings, run: str, limits: Limits, by: str) -> tuple[Account, ...]:

@@ -152,6 +152,17 @@ class Callers:
             return Unauthorized("this key has no caps for its runs, and no run is without; make one that has")
         return caller
 
+    async def named(self, key: str, template: Limits) -> Caller:
+        """Give the holder of a key by its name: what the newest of the keys may do, or what the settings say."""
+        now = self.clock.now()
+        rows = [row for row in await self.store.keys() if row.name == key and not row.run and row.revoked_at is None]
+        live = [row for row in rows if row.expires_at is None or row.expires_at > now]
+        newest = max(live, key=lambda row: (row.created_at, row.id), default=None)
+        if newest is not None:
+            return replace(self._caller(newest), template=template)
+        plain = Caller(key, "", template, runs_per_hour_max=RUNS_PER_HOUR_MAX)
+        return replace(self.rules.get(key, plain), template=template)
+
     def _declared(self, wanted: str) -> Caller | None:
         # All are looked at, each in constant time: how long it takes says nothing about any of them.
         found = [caller for known, caller in self.declared.items() if hmac.compare_digest(known, wanted)]

@@ -59,9 +59,3 @@ async def stop_idle(store: Store, hours: IdleHours) -> int:
             break
         after = rows[-1].scope
     return count
-
-
-async def resume(store: Store, run: str, by: str = "") -> None:
-    """Let a run that was stopped go on; from now on it counts as used."""
-    await store.use_run(f"run:{run}")
-    await store.submit(SetState(f"run:{run}", AccountState.OPEN, by))

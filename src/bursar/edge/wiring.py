@@ -87,7 +87,7 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         ),
         clock=SystemClock(),
     )
-    rules = {name: _declared_caller(name, settings) for name in settings.keys}
+    rules = rules_of(settings)
     fixed_status = settings.policy.refusal_status
     return Parts(
         gate=gate,
@@ -220,6 +220,11 @@ def _missing_keys(settings: Settings, provider_keys: Mapping[str, str]) -> dict[
 
 def _counts(upstream: UpstreamSettings) -> bool:
     return is_providers_own(upstream.base_url) if upstream.counts_input is None else upstream.counts_input
+
+
+def rules_of(settings: Settings) -> dict[str, Caller]:
+    """Give what the settings say about each key, by name."""
+    return {name: _declared_caller(name, settings) for name in settings.keys}
 
 
 def _declared_caller(name: str, settings: Settings) -> Caller:

@@ -113,7 +113,9 @@ async def raise_run(store: Store, run: str, limits: Limits, by: str) -> Problem 
 
 
 async def set_state(store: Store, run: str, state: AccountState, by: str) -> Problem | None:
-    """Stop a run, or let it go on."""
+    """Stop a run, or let it go on; one that goes on counts as used, or it would be stopped again for being idle."""
+    if state is AccountState.OPEN:
+        await store.use_run(f"run:{run}")
     answer = await store.submit(SetState(f"run:{run}", state, by))
     return None if isinstance(answer, Changed) else no_run(run)
 

@@ -10,10 +10,9 @@ from bursar.edge.admin import books, opening, shapes, showing
 from bursar.edge.admin.access import KEY, OPERATORS, READERS, RUN, Person
 from bursar.edge.admin.books import Problem
 from bursar.edge.admin.desk import Desk
-from bursar.edge.admin.keybook import in_order, is_live
 from bursar.edge.admin.mine import standing
 from bursar.edge.admin.routing import After, Asking, AtDesk, Repeat, Rows, by_unit, done, limits_of, router, told
-from bursar.edge.callers import RUNS_PER_HOUR_MAX, Caller, terms_from_json
+from bursar.edge.callers import Caller
 from bursar.ledger.account import AccountState
 
 ROUTES = router()
@@ -105,8 +104,4 @@ async def _holder(desk: Desk, person: Person, body: shapes.NewRun) -> Caller | P
         return Problem(422, "invalid", "say whose run it is: `key`")
     if not await desk.store.accounts(f"key:{body.key}"):
         return books.nobody(f"key:{body.key}")
-    now, template = desk.clock.now(), desk.templates(body.key)
-    rows = [row for row in await desk.store.keys() if row.name == body.key and not row.run and is_live(row, now)]
-    terms = terms_from_json(in_order(rows)[0].terms_json) if rows else {}
-    terms.setdefault("runs_per_hour_max", RUNS_PER_HOUR_MAX)
-    return Caller(body.key, "", template, **terms)
+    return await desk.access.callers.named(body.key, desk.templates(body.key))
