@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -12,7 +13,6 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.routing import compile_path
 
 from bursar.edge.admin import book_routes, key_routes, run_routes
-from bursar.edge.admin.desk import Desk
 from bursar.edge.admin.door import PREFIX
 from bursar.edge.admin.faults import add_handlers
 from bursar.edge.admin.guard import GuardedRoute
@@ -35,8 +35,9 @@ _SILENT = TelemetryConfig(tracing=False, metrics=False, logs=False, auto_configu
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def build(desk: Desk | None) -> FastAPI:
-    """Make the application; without a desk it only describes itself."""
+@cache
+def application() -> FastAPI:
+    """Give the application, one for all gateways of a process; the desk comes with each request."""
     app = FastAPI(
         title="bursar",
         version=metadata.version("bursar"),
@@ -48,7 +49,6 @@ def build(desk: Desk | None) -> FastAPI:
         redirect_slashes=False,
         telemetry=_SILENT,
     )
-    app.state.desk = desk
     add_handlers(app)
     routers = (run_routes.ROUTES, book_routes.ROUTES, key_routes.ROUTES)
     for routes in routers:
@@ -77,7 +77,7 @@ def _guarded(routers: Iterable[APIRouter]) -> list[GuardedRoute]:
 
 def description() -> dict[str, Any]:
     """Give the OpenAPI description."""
-    return _described(build(None))
+    return _described(application())
 
 
 def _described(app: FastAPI) -> dict[str, Any]:

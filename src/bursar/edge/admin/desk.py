@@ -11,6 +11,9 @@ from bursar.ledger.account import Limits
 from bursar.ledger.store import Store
 from bursar.pricing.book import Book
 
+DESK = "bursar.desk"
+"""Where a request carries it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Awaitable, Callable
 
 from bursar.call import Refused
-from bursar.edge.admin.desk import Desk
+from bursar.edge.admin.desk import DESK, Desk
 from bursar.edge.asgi import Exchange, Message, Receive, Scope, Send
 
 PREFIX = "/bursar/v1"
@@ -38,6 +38,7 @@ class Door:
             await _refuse(exchange, body)
             return
         app = await self._made()
+        scope = {**scope, DESK: self._desk}
         if scope["method"] == "HEAD":
             # The same answer as to a GET, without its body.
             await app({**scope, "method": "GET"}, _told(body, receive), _bodiless(send))
@@ -48,17 +49,18 @@ class Door:
         """Make the application, the first time somebody comes: in a thread, for it takes most of a second."""
         async with self._turn:
             if self._app is None:
-                self._app = await asyncio.to_thread(self._make)
+                self._app = await asyncio.to_thread(_make)
             return self._app
-
-    def _make(self) -> App:
-        app: App = importlib.import_module("bursar.edge.admin.api").build(self._desk)
-        return app
 
 
 def is_below(path: str) -> bool:
     """Say whether a path is one of the HTTP API's."""
     return path == PREFIX or path.startswith(f"{PREFIX}/")
+
+
+def _make() -> App:
+    app: App = importlib.import_module("bursar.edge.admin.api").application()
+    return app
 
 
 async def _refuse(exchange: Exchange, refused: Refused) -> None:

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from bursar.edge.admin.access import Person, refusal
 from bursar.edge.admin.books import Problem
-from bursar.edge.admin.desk import Desk
+from bursar.edge.admin.desk import DESK, Desk
 from bursar.edge.admin.faults import ProblemError
 from bursar.ledger.store import LedgerUnavailableError, Store
 
@@ -28,7 +28,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 def desk_of(request: Request) -> Desk:
     """Give what the route works with."""
-    desk: Desk = request.app.state.desk
+    desk: Desk = request.scope[DESK]
     return desk
 
 
