@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from bursar.cli.mcp import ask
 
 @asynccontextmanager
 async def agent(**environ: str) -> AsyncIterator[Client]:
-    server = StdioServerParameters(command=sys.executable, args=["-m", "bursar", "mcp"], env=environ)
+    server = StdioServerParameters(command=sys.executable, args=["-m", "bursar", "mcp"], env={**os.environ, **environ})
     async with Client(stdio_client(server)) as client:
         yield client
 
@@ -73,6 +74,6 @@ def test_it_needs_to_know_whom_to_ask(environ: dict[str, str], said: str) -> Non
 
 
 def test_without_its_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
     got = CliRunner().invoke(cli, ["mcp"], env={"BURSAR_URL": "http://127.0.0.1:1", "BURSAR_KEY": "x"})
     assert "pip install 'bursar[mcp]'" in got.output

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -39,17 +38,18 @@ def mcp() -> None:
     if missing:
         hint = "start the agent with `bursar run`, or set them to your gateway and your key"
         raise FailedError(f"{' and '.join(missing)} must be set; {hint}")
-    if importlib.util.find_spec("mcp") is None:
-        raise FailedError("the library for MCP is not installed; pip install 'bursar[mcp]'")
     server(url, key).run()
 
 
 def server(url: str, key: str) -> MCPServer[Any]:
-    """Make the server that tells the budget of this key at the gateway of this URL."""
+    """Make the server that tells the budget of this key at the gateway of this URL; raises FailedError."""
     from importlib.metadata import version
 
-    from mcp.server import MCPServer
-    from mcp.types import ToolAnnotations
+    try:
+        from mcp.server import MCPServer
+        from mcp.types import ToolAnnotations
+    except ImportError:  # not there, or older than what has these names
+        raise FailedError("the library for MCP is not installed; pip install 'bursar[mcp]'") from None
 
     made: MCPServer[Any] = MCPServer("bursar", version=version("bursar"), log_level="ERROR")
     annotations = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
