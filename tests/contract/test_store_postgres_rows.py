@@ -21,6 +21,7 @@ from bursar.ledger.account import (
     Basis,
     Denied,
     Granted,
+    HoldState,
     Limits,
     OpenScope,
     SetLimit,
@@ -307,3 +308,33 @@ async def test_the_tables_of_others_are_not_taken_for_a_ledger(url: str, tmp_pat
     assert await store.audit() == ()
     await store.close()
     assert await is_made(url)
+
+
+# ---- lists ----------------------------------------------------------------------------------------------------------
+
+
+async def test_lists_go_on_where_a_page_ended(store: PostgresStore, clock: Hands) -> None:
+    await store.submit(OpenScope("team:x", "", Limits()))
+    clock.instant = Instant(NOON + SECOND)
+    for run in ("run:b", "run:a"):
+        await store.submit(OpenScope(run, KEY, Limits()))
+    # The newest first, and by name those of one instant.
+    assert [run.run for run in await store.runs()] == ["a", "b", "other", "r1"]
+    assert [run.run for run in await store.runs(2, "a")] == ["b", "other"]
+    assert [run.run for run in await store.runs(9, "b")] == ["other", "r1"]
+    assert await store.runs(9, "nobody") == ()
+    one = await store.run("b")
+    assert one is not None
+    assert (one.run, await store.run("nobody")) == ("b", None)
+    await store.submit(SetLimit(RUN, Unit.USD, None))
+    for number in range(4):
+        await store.submit(authorize(store, f"c{number}"))
+    await store.submit(settle(store, "c1", 1))
+    assert [hold.call_id for hold in await store.holds(None, 2, "c3")] == ["c2", "c1"]
+    assert [hold.call_id for hold in await store.holds(HoldState.OPEN, 9, "c2")] == ["c0"]
+
+
+async def test_only_budgets_for_all_models_that_begin_alike_are_patterns(store: PostgresStore) -> None:
+    for scope in ("model:b*", "model:a*", "model:gpt", "key:x*", "model;*", "tag:x*"):
+        await store.submit(OpenScope(scope, "", Limits()))
+    assert await store.patterns() == ("model:a*", "model:b*")

@@ -106,6 +106,12 @@ async def test_an_overrun_is_spent_whole_and_says_what_it_had_and_what_it_cost(s
     assert await store.quarantined() == ()
 
 
+async def test_what_is_presumed_above_a_hold_is_presumed_whole(store: Store) -> None:
+    await hold(store, "c1")
+    await store.submit(Settle("c1", store.worker, Amounts(130, 1, 20), Basis.PRESUMED, ("key:ci",), HELD))
+    assert await store.spent_by_day(NOON_DAY, NOON_DAY) == (SpentRow(NOON_DAY, "openai", "m1", 1, 130, 130, 20),)
+
+
 async def test_a_model_that_was_cleared_and_is_in_quarantine_again_names_the_later_call(
     store: Store, clock: Hands
 ) -> None:
