@@ -66,6 +66,7 @@ def serve(
     run_async(_look_at_the_books(settings))
     from bursar.cli.gateway import listen
     from bursar.cli.prices_update import warn_of_old_prices
+    from bursar.settings import SettingsError
 
     warn_of_old_prices(settings)
 
@@ -75,16 +76,22 @@ def serve(
     def announce() -> None:
         _announce(settings, sockets[0], workers, as_json)
 
+    def read_anew() -> Settings:
+        try:
+            return read()
+        except FailedError as error:
+            raise SettingsError(error.message) from None
+
     def can_reload() -> bool:
         try:
-            read()
-        except FailedError as error:
-            say(f"the settings were not read anew, those from before hold: {error.message}")
+            read_anew()
+        except SettingsError as error:
+            say(f"the settings were not read anew, those from before hold: {error}")
             return False
         return True
 
     if workers == 1:
-        _serve_here(settings, read, sockets, announce)
+        _serve_here(settings, read_anew, sockets, announce)
     else:
         from bursar.cli.supervisor import supervise
         from bursar.edge.metrics import FOLDER_VARIABLE

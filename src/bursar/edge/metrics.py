@@ -31,7 +31,7 @@ class Metrics:
         is_shared = bool(os.environ.get(FOLDER_VARIABLE))
         where = None if is_shared else self._registry
         if is_shared:
-            MultiProcessCollector(self._registry)
+            MultiProcessCollector(self._registry)  # type: ignore[no-untyped-call]
 
         def counter(name: str, says: str, *labels: str) -> _Counts:
             return _Counts(Counter(f"bursar_{name}", says, labels, registry=where))
@@ -72,7 +72,7 @@ class Metrics:
         except LedgerUnavailableError:
             quarantined = None
         now = CollectorRegistry()
-        now.register(_Now(quarantined))  # type: ignore[arg-type]  # a collector is whatever has `collect`
+        now.register(_Now(quarantined))
         return generate_latest(self._registry) + generate_latest(now)
 
 

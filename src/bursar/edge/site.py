@@ -11,7 +11,9 @@ from pathlib import Path
 
 from bursar.edge.app import Gateway, create_app, live
 from bursar.edge.asgi import Receive, Scope, Send
-from bursar.settings import Settings, load
+from bursar.ledger.store import LedgerUnavailableError
+from bursar.pricing.newer import WrongBookError
+from bursar.settings import Settings, SettingsError, load
 from bursar.stores import open_store
 
 _log = logging.getLogger("bursar")
@@ -72,7 +74,7 @@ class Site:
         async with self._turn:
             try:
                 gateway = await self._begun()
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new ones, those in force go on
+            except (SettingsError, WrongBookError, LedgerUnavailableError, OSError, ValueError) as error:
                 _log.error("the settings were not read anew, those from before hold: %s", error)
                 return False
             before, self._now = self._now, _Serving(gateway)
