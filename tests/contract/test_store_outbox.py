@@ -114,6 +114,8 @@ async def test_each_webhook_is_told_for_itself_what_it_asked_for_since_it_is_the
     assert [
         row.subject for row in await store.outbox.take("short", ("threshold",), NEVER, HOUR - 1, LEASE, 9)
     ] == subjects
+    assert len(await store.outbox.take("long", ("threshold",), NEVER, HOUR, LEASE, 9)) == 2
+    assert len(await take(store, "early", ("threshold",), since=NOON)) == 2
     assert len(await take(store, "few", rows=3)) == 3
     assert len(await take(store, "few", rows=3)) == 1
 

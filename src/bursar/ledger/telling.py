@@ -24,7 +24,8 @@ def passed(balance: Balance, more: int, now: Instant) -> Happening | None:
 
 def exhausted(denied: Denied, now: Instant) -> Happening:
     """Tell that an account refused a call because it is spent; once for each limit that it is given."""
-    detail = {"unit": denied.unit.value, "limit": denied.limit, "spent": denied.captured, "asked": denied.asked}
+    figures = {"limit": denied.limit, "spent": denied.captured, "held": denied.held, "asked": denied.asked}
+    detail = {"unit": denied.unit.value, **figures}
     return Happening("exhausted", f"{denied.account} of {denied.limit}", now, denied.account, encode(detail))
 
 
