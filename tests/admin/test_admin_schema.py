@@ -18,7 +18,7 @@ from bursar.edge.asgi import Receive, Scope, Send
 
 
 class Served:
-    """A gateway with a key of every role, made when it is asked for the first time."""
+    """A gateway with a key of every role, made with the first request: a lifespan would be each test's own."""
 
     def __init__(self) -> None:
         self.folder = Path()
@@ -26,21 +26,33 @@ class Served:
         self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.office is None:
-            self.office = Office(a_gateway(self.folder))
-        if scope["type"] == "http":
-            async with self._turn:
-                if not self.office.secrets:
-                    await add_keys(self.office)
+        if scope["type"] == "lifespan":
+            for step in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{step}.complete"})
+            return
+        async with self._turn:
+            if self.office is None:
+                gateway = a_gateway(self.folder)
+                await gateway.start()
+                await add_keys(made := Office(gateway))
+                self.office = made
+        if scope["path"] == STOP:
+            await self.office.gateway.stop()
         await self.office.gateway(scope, receive, send)
 
-    def bearer(self, who: str) -> dict[str, str]:
+    def get(self, path: str) -> None:
         with asgi.get_client(self) as client:
-            client.get("http://testserver/livez")
+            client.get(f"http://testserver{path}")
+
+    def bearer(self, who: str) -> dict[str, str]:
+        if self.office is None:
+            self.get("/livez")
         assert self.office is not None
         return {"Authorization": f"Bearer {self.office.secrets[who]}"}
 
 
+STOP = "/stop"
 SERVED = Served()
 SCHEMA = schemathesis.openapi.from_dict(description())
 SCHEMA.app = SERVED
@@ -50,6 +62,7 @@ SCHEMA.app = SERVED
 def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     SERVED.folder = tmp_path_factory.mktemp("books")
     yield
+    SERVED.get(STOP)
     asgi.shutdown_lifespans()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from pathlib import Path
@@ -355,6 +356,22 @@ async def test_what_is_no_request_is_told_so_in_the_one_shape(office: Office) ->
     head = await office.ask("HEAD", "/runs")
     full = await office.ask("GET", "/runs")
     assert (head.status, head.body, head.headers["content-length"]) == (200, b"", full.headers["content-length"])
+
+
+async def test_what_not_every_store_could_write_is_refused(office: Office) -> None:
+    bad = base64.urlsafe_b64encode(b"run:\0/x\nusd\nlifetime").decode().rstrip("=")
+    for method, path, body in (
+        ("POST", "/runs", {"key": "ci", "label": "a\0b"}),
+        ("POST", "/runs", {"key": "ci", "label": "a\nb"}),
+        ("POST", "/quarantine/clear", {"model": "a\0b"}),
+        ("POST", "/budgets", {"scope": "run:a\0b", "usd": "1"}),
+        ("GET", "/budgets?scope=run:%00", None),
+        ("GET", "/holds/%00", None),
+        ("GET", f"/runs?after={base64.urlsafe_b64encode(bytes(2)).decode()}", None),
+    ):
+        got = await office.ask(method, path.replace("%00", "\0") if path.startswith("/holds") else path, body)
+        assert (got.status, got.code) == (422, "invalid"), (path, body)
+    assert (await office.ask("DELETE", f"/budgets/{bad}")).status == 404
 
 
 async def test_the_description_and_its_page_need_no_key_and_no_other_server(office: Office) -> None:

@@ -33,7 +33,7 @@ Seq = Annotated[int, Query(ge=0, le=2**53, description="The number of the last e
 @ROUTES.get("/budgets", tags=["budgets"], **told(READERS, 404))
 async def list_budgets(
     desk: AtDesk,
-    scope: Annotated[str, Query(max_length=200, description="Only of this scope, such as key:ci.")] = "",
+    scope: Annotated[str, Query(pattern="^[!-~]{0,200}$", description="Only of this scope, such as key:ci.")] = "",
     limit: Rows = 50,
     after: After = "",
 ) -> shapes.Page[shapes.Budget]:
@@ -93,7 +93,7 @@ async def list_holds(
 
 
 @ROUTES.get("/holds/{call}", tags=["holds"], **told(READERS, 404))
-async def show_hold(desk: AtDesk, call: Annotated[str, Path(max_length=200)]) -> shapes.Hold:
+async def show_hold(desk: AtDesk, call: Annotated[str, Path(pattern=shapes.WORD)]) -> shapes.Hold:
     """Show what was set aside for one call, and what it did cost."""
     row = await desk.store.hold(call)
     if row is None:

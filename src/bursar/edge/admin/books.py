@@ -25,7 +25,7 @@ from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import Store
 
 _RUN_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
-_EXISTING = re.compile(r"(key|run):.{1,200}", re.DOTALL)
+_EXISTING = re.compile(r"(key|run):[!-~]{1,200}")
 _OPENED = re.compile(
     rf"org|(team|user):{PERSON}|tag:{TAG_NAME}(={TAG_VALUE})?|model:[!-)+-~]{{0,200}}[!-~]|upstream:[a-z0-9][a-z0-9_-]{{0,31}}"
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from bursar.edge.admin.books import Problem, new_run, no_run
 from bursar.edge.callers import Caller, digest, new_run_secret, template_to_json, terms_to_json
+from bursar.edge.runs import PARENTS_MAX
 from bursar.ledger.account import Limits, Note, OpenScope, Taken, TooManyRuns
 from bursar.ledger.store import RunRow, Store
 
@@ -92,8 +93,8 @@ async def _path(store: Store, holder: Caller, wanted: Wanted) -> tuple[str, ...]
         parents = (f"run:{wanted.parent}", *(await store.path_of(f"run:{wanted.parent}") or ()))
     tags = (*parents, *(f"tag:{tag}" for tag in wanted.tags))
     path = tuple(dict.fromkeys(tags))
-    if len(path) > PATH_MAX:
-        return Problem(422, "invalid", f"a run has at most {PATH_MAX} parents and tags")
+    if len(path) > PATH_MAX or sum(scope.startswith("run:") for scope in path) > PARENTS_MAX:
+        return Problem(422, "invalid", f"a run has at most {PARENTS_MAX} parents, and {PATH_MAX} parents and tags")
     said = [scope.removeprefix("tag:") for scope in path if scope.startswith("tag:")]
     for tag in said:
         name = tag.partition("=")[0]

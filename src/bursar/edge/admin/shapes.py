@@ -17,6 +17,8 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 WHO = f"^{PERSON}$"
 RUN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,199}$"
 WORD = r"^[!-~]{1,200}$"
+LINE = r"^[^\x00-\x1f\x7f]*$"
+"""Text of one line: what has a NUL could not be written by every store."""
 TAG = f"^{TAG_NAME}(={TAG_VALUE})?$"
 
 Usd = Annotated[
@@ -114,7 +116,7 @@ class NewRun(Caps):
     """A run to open. Caps that are left out come from the key's template; a key may ask for less, not for more."""
 
     key: Annotated[str, Field(pattern=NAME, description="Whose run it is; only operators name one.")] | None = None
-    label: Annotated[str, Field(max_length=200, description="What people see.")] = ""
+    label: Annotated[str, Field(pattern=LINE, max_length=200, description="What people see.")] = ""
     parent: Annotated[str, Field(pattern=RUN)] | None = Field(None, description="A run that pays for this one, too.")
     tags: Annotated[list[Tag], Field(max_length=16)] = Field(default_factory=list, examples=[["env=prod"]])
 
@@ -237,7 +239,7 @@ class Quarantined(Shown):
 class ModelName(Given):
     """A model by name."""
 
-    model: Annotated[str, Field(min_length=1, max_length=200)]
+    model: Annotated[str, Field(pattern=LINE, min_length=1, max_length=200)]
 
 
 class Rates(Shown):

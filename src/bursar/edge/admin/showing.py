@@ -44,7 +44,7 @@ def plain(text: str, parts: int) -> list[str] | None:
         found = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True).decode().split("\n")
     except (binascii.Error, ValueError):
         return None
-    return found if len(found) == parts else None
+    return found if len(found) == parts and all(part.isascii() and part.isprintable() for part in found) else None
 
 
 def page(rows: Sequence[T], limit: int, cursor: str) -> tuple[list[T], str | None]:
