@@ -262,7 +262,11 @@ async def test_entries_are_in_order_where_new_ones_lie_in_the_place_of_old_ones(
     await connection.execute("VACUUM bursar.entries")
     await connection.execute("VACUUM bursar.holds")
     await connection.close()
-    shared().cut(url.rpartition("/")[2])
+    # No plan is trusted with the order: these two give the rows as they lie.
+    name = url.rpartition("/")[2]
+    for plan in ("enable_indexscan", "enable_bitmapscan"):
+        shared().sql(f"ALTER DATABASE {name} SET {plan} = off")
+    shared().cut(name)
     await granted_in_the_end(store, "c100")
     await store.submit(settle(store, "c100", 1))
     await spend(range(101, 130))
@@ -271,7 +275,8 @@ async def test_entries_are_in_order_where_new_ones_lie_in_the_place_of_old_ones(
     assert await store.audit() == ()
     clock.instant = Instant(NOON + 9 * DAY)
     while not (step := await store.compact(2, 7)).is_done:
-        assert step.findings == ()
+        pass
+    assert (step.findings, step.seq) == ((), numbers[-2])
     assert await store.audit() == ()
 
 
