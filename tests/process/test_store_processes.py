@@ -146,3 +146,21 @@ async def test_a_full_disk_refuses_and_loses_nothing(store: SqliteStore, path: P
     assert set(heard["granted"]) | {"after"} <= set(heard["open"])
     assert len(heard["open"]) <= len(heard["granted"]) + 2
     await reap_once(store)
+
+
+LOOK = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT count(*) FROM scopes'); c.close()"
+
+
+async def test_two_stores_of_one_process_keep_their_log_when_another_process_comes_and_goes(tmp_path: Path) -> None:
+    """As `bursar run` has it: its own store, its gateway's, and somebody who looks at the books from another shell."""
+    path = tmp_path / "ledger.db"
+    one, other = SqliteStore(path), SqliteStore(path)
+    await one.start()
+    await one.submit(OpenScope("key:k", "", Limits(calls=1)))
+    await other.start()
+    log = path.with_name("ledger.db-wal")
+    before = log.stat().st_ino
+    subprocess.run([sys.executable, "-c", LOOK, str(path)], check=True)
+    assert log.stat().st_ino == before
+    await other.close()
+    await one.close()

@@ -265,7 +265,7 @@ class Writer:
         files.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._turnstile.turn():
             known = _known(files)
-            os.close(os.open(files.database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _make(files.database)
             connection = connect(files.database, self._busy_seconds)
             try:
                 migrate_sqlite(connection, self._clock.now(), secrets.token_hex(16))
@@ -285,6 +285,16 @@ class Writer:
         if found != self._noted:
             markers.write(self._files.marker, found)
             self._noted = found
+
+
+def _make(path: Path) -> None:
+    """Make an empty file that only its owner reads; one that is there is not even opened.
+
+    Closing a file takes away all the locks that a process has on it: of another store of this process, on the same
+    ledger, as `bursar run` has one. Whoever came and went then would believe to be the last, and take the log away.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def survey(files: Files) -> Adopted:
