@@ -25,6 +25,7 @@ from bursar.cli.common import COUNT, USD, FailedError, config_option, ledger_opt
 if TYPE_CHECKING:
     from bursar.cli.child import Child
     from bursar.cli.gateway import GatewayServer
+    from bursar.cli.nested import Outer
     from bursar.cli.receipt import Receipt, Tally
     from bursar.ledger.account import Limits, Opened
     from bursar.ledger.store import Store
@@ -182,25 +183,21 @@ def _run_in_loop(plan: Plan) -> Receipt:
 
 
 async def _run(plan: Plan) -> Receipt:
-    from bursar.cli.gateway import listen, url_of
-    from bursar.cli.prices_update import warn_of_old_prices
+    from bursar.cli.nested import live_inside, outer_of
     from bursar.cli.receipt import Receipt, Tally
     from bursar.edge.callers import digest
 
     began = time.monotonic()
-    provider_keys = plan.settings.provider_keys(os.environ)
-    _warn_without_keys(plan.settings, provider_keys)
-    if not plan.quiet:
-        warn_of_old_prices(plan.settings)
-    # It listens from here on: a command that is quicker than the gateway waits a moment instead of failing.
-    sockets = listen(LOOPBACK, 0, plan.settings.server.backlog_max)
+    tally, was_stopped = Tally(plan.run), False
     async with open_books(plan.settings) as store:
-        await _open_run(store, plan)
-        secret = await _make_run_key(store, plan)
-        tally = Tally(plan.run)
-        session = _Session(plan, tally, url_of(sockets[0]), secret)
+        outer = await outer_of(store, os.environ)
+        await _open_run(store, plan, outer)
+        secret = await _make_run_key(store, plan, outer)
         try:
-            status = await session.live(sockets, provider_keys)
+            if outer is not None:
+                status = await live_inside(store, _start_child(plan, outer.url, secret), plan.run, tally)
+            else:
+                status, was_stopped = await _live_behind_own_gateway(plan, tally, secret)
         finally:
             await store.revoke_secret(digest(secret))
         accounts = await store.accounts(f"run:{plan.run}")
@@ -209,9 +206,24 @@ async def _run(plan: Plan) -> Receipt:
         accounts=accounts,
         tally=tally,
         seconds=time.monotonic() - began,
-        exit_status=STOPPED_AT_CAP if session.was_stopped else status,
-        was_stopped=session.was_stopped,
+        exit_status=STOPPED_AT_CAP if was_stopped else status,
+        was_stopped=was_stopped,
     )
+
+
+async def _live_behind_own_gateway(plan: Plan, tally: Tally, secret: str) -> tuple[int, bool]:
+    """Give the command's exit status, and whether it was ended at the cap."""
+    from bursar.cli.gateway import listen, url_of
+    from bursar.cli.prices_update import warn_of_old_prices
+
+    provider_keys = plan.settings.provider_keys(os.environ)
+    _warn_without_keys(plan.settings, provider_keys)
+    if not plan.quiet:
+        warn_of_old_prices(plan.settings)
+    # It listens from here on: a command that is quicker than the gateway waits a moment instead of failing.
+    sockets = listen(LOOPBACK, 0, plan.settings.server.backlog_max)
+    session = _Session(plan, tally, url_of(sockets[0]), secret)
+    return await session.live(sockets, provider_keys), session.was_stopped
 
 
 def _warn_without_keys(settings: Settings, provider_keys: Mapping[str, str]) -> None:
@@ -223,25 +235,31 @@ def _warn_without_keys(settings: Settings, provider_keys: Mapping[str, str]) -> 
 # ---- the run in the books -------------------------------------------------------------------------------------------
 
 
-async def _open_run(store: Store, plan: Plan) -> None:
+async def _open_run(store: Store, plan: Plan, outer: Outer | None) -> None:
     """Open the run with its caps, or set those that were given anew on one that exists; raises FailedError."""
+    from bursar.cli.nested import ensure_inside
     from bursar.edge.callers import LOCAL_KEY
     from bursar.ledger.account import Limits, Opened, OpenScope, SetLimit, Taken, Unit
 
-    scope, owner = f"run:{plan.run}", f"key:{LOCAL_KEY}"
-    local = plan.settings.keys.get(LOCAL_KEY)
+    if outer is not None and plan.stops_at_cap:
+        raise FailedError(f"--stop is for the outermost run: this is part of run {outer.key.run}; leave it out")
+    key = outer.key.name if outer else LOCAL_KEY
+    scope, owner = f"run:{plan.run}", f"key:{key}"
+    local = plan.settings.keys.get(key)
     await store.submit(OpenScope(scope=owner, owner="", limits=local.limits if local else Limits()))
     caps = plan.caps
     if caps == Limits():
-        caps = plan.settings.run_template(LOCAL_KEY).limits
+        caps = plan.settings.run_template(key).limits
     # Prompts are often arguments, so only the program's name is kept.
     label = PurePath(plan.argv[0]).name
-    answer = await store.submit(OpenScope(scope=scope, owner=owner, limits=caps, label=label))
+    path = outer.inner_path if outer else ()
+    answer = await store.submit(OpenScope(scope=scope, owner=owner, limits=caps, label=label, path=path))
     match answer:
         case Taken():
             raise FailedError(f"run {plan.run} belongs to {answer.owner}; choose another --run")
         case Opened(created=False):
             _ensure_open(plan.run, answer)
+            await ensure_inside(store, plan.run, outer)
             given = ((Unit.USD, plan.caps.usd), (Unit.CALLS, plan.caps.calls), (Unit.TOKENS, plan.caps.tokens))
             for unit, limit in given:
                 if limit is not None:
@@ -252,7 +270,7 @@ async def _open_run(store: Store, plan: Plan) -> None:
         case _:
             raise FailedError(f"run {plan.run} cannot be opened: {answer}")
     if not plan.quiet:
-        await _say_caps(store, plan)
+        await _say_caps(store, plan, outer)
 
 
 def _ensure_open(run: str, answer: Opened) -> None:
@@ -267,7 +285,7 @@ def _ensure_open(run: str, answer: Opened) -> None:
         raise FailedError(f"run {run} was stopped; `bursar runs resume {run}` lets it go on")
 
 
-async def _say_caps(store: Store, plan: Plan) -> None:
+async def _say_caps(store: Store, plan: Plan, outer: Outer | None) -> None:
     from bursar.cli.common import amount
 
     accounts = await store.accounts(f"run:{plan.run}")
@@ -278,18 +296,42 @@ async def _say_caps(store: Store, plan: Plan) -> None:
     ]
     spent = next((account.captured for account in accounts if account.unit == "usd"), 0)
     so_far = f", {amount('usd', spent)} spent so far" if spent else ""
-    say(f"run {plan.run}: at most {' and '.join(caps) or 'what its key may spend'}{so_far}")
+    inside = f" inside run {outer.key.run}" if outer else ""
+    say(f"run {plan.run}{inside}: at most {' and '.join(caps) or 'what its key may spend'}{so_far}")
 
 
-async def _make_run_key(store: Store, plan: Plan) -> str:
+async def _make_run_key(store: Store, plan: Plan, outer: Outer | None) -> str:
     from bursar.edge.callers import LOCAL_KEY, digest, new_run_secret, template_to_json
 
-    secret = new_run_secret()
-    await store.put_key(LOCAL_KEY, digest(secret), plan.run, template_to_json(plan.caps))
+    secret, caps = new_run_secret(), template_to_json(plan.caps)
+    if outer is None:
+        await store.put_key(LOCAL_KEY, digest(secret), plan.run, caps)
+    else:
+        own = outer.key
+        await store.put_key(own.name, digest(secret), plan.run, caps, own.terms_json, own.expires_at)
     return secret
 
 
 # ---- the command and its gateway ------------------------------------------------------------------------------------
+
+
+def _start_child(plan: Plan, base_url: str, secret: str) -> Child:
+    from bursar.cli.agents import arguments, environment
+    from bursar.cli.child import Child
+
+    # An agent that could sign would have people hear what never happened; one with another key would have its caps, too.
+    hidden = {name for one in plan.settings.webhooks.values() for name in (one.url_env, one.secret_env)}
+    hidden |= {key.key_env for key in plan.settings.keys.values()}
+    environ = environment(
+        {name: value for name, value in os.environ.items() if name not in hidden},
+        plan.argv,
+        base_url,
+        secret,
+        plan.run,
+        {name: upstream.key_env for name, upstream in plan.settings.upstreams.items()},
+        plan.keep,
+    )
+    return Child(arguments(plan.argv, base_url), environ)
 
 
 class _Session:
@@ -306,7 +348,7 @@ class _Session:
 
     async def live(self, sockets: list[socket.socket], provider_keys: Mapping[str, str]) -> int:
         """Give the command's exit status, once all that it spent is in the books; raises FailedError."""
-        child = self._start_child()
+        child = _start_child(self._plan, self._base_url, self._secret)
         child.pass_signals_on()
         ending = asyncio.create_task(child.wait())
         try:
@@ -324,24 +366,6 @@ class _Session:
             await ending
             for line in self._log:
                 click.echo(line, err=True)
-
-    def _start_child(self) -> Child:
-        from bursar.cli.agents import arguments, environment
-        from bursar.cli.child import Child
-
-        plan = self._plan
-        # An agent that could sign would have people hear what never happened.
-        signing = {name for one in plan.settings.webhooks.values() for name in (one.url_env, one.secret_env)}
-        environ = environment(
-            {name: value for name, value in os.environ.items() if name not in signing},
-            plan.argv,
-            self._base_url,
-            self._secret,
-            plan.run,
-            {name: upstream.key_env for name, upstream in plan.settings.upstreams.items()},
-            plan.keep,
-        )
-        return Child(arguments(plan.argv, self._base_url), environ)
 
     async def _make_server(self, provider_keys: Mapping[str, str], child: Child) -> GatewayServer:
         # The imports take longer than all else; the command starts up in the meantime.
