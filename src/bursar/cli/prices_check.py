@@ -18,6 +18,7 @@ from bursar.cli.common import (
     amounts_facts,
     at,
     books_options,
+    by_option,
     existing_books,
     ledger_errors,
     run_async,
@@ -25,6 +26,7 @@ from bursar.cli.common import (
     show_json,
     show_table,
     usd,
+    who,
 )
 
 if TYPE_CHECKING:
@@ -100,14 +102,15 @@ def quarantine(config: Path | None, ledger: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
+@by_option
 @books_options
-def clear(model: str, config: Path | None, ledger: str | None, as_json: bool) -> None:
+def clear(model: str, by: str | None, config: Path | None, ledger: str | None, as_json: bool) -> None:
     """Take a model out of quarantine, once you know why it cost more than was held for it.
 
     Example: bursar prices clear gpt-4.1-mini
     """
     settings = settings_for(config, ledger)
-    run_async(_clear(settings, model))
+    run_async(_clear(settings, model, who(by)))
     if as_json:
         show_json({"model": model, "quarantined": False})
     else:
@@ -163,13 +166,14 @@ async def _quarantined(settings: Settings) -> tuple[QuarantineRow, ...]:
         return await store.quarantined()
 
 
-async def _clear(settings: Settings, model: str) -> None:
-    from bursar.ledger.account import ClearModel
+async def _clear(settings: Settings, model: str, by: str) -> None:
+    from bursar.edge.admin import books
 
-    if model not in {row.model for row in await _quarantined(settings)}:
-        raise FailedError(f"{model} is not in quarantine")
+    if not await _quarantined(settings):
+        raise FailedError("no model is in quarantine")
     async with existing_books(settings) as store:
-        await store.submit(ClearModel(model))
+        if problem := await books.clear_model(store, model, by):
+            raise FailedError(problem.message)
 
 
 # ---- the book -------------------------------------------------------------------------------------------------------

@@ -127,6 +127,6 @@ async def clear_model(store: Store, model: str, by: str) -> Problem | None:
     """Take a model out of quarantine."""
     answer = await store.submit(ClearModel(model))
     if not isinstance(answer, Changed) or not answer.count:
-        return Problem(404, "unknown", f"{model} is not in quarantine; `bursar ledger quarantine` shows what is")
+        return Problem(404, "unknown", f"{model} is not in quarantine; `bursar prices quarantine` lists what is")
     await store.submit(Note(by, "model cleared", model))
     return None

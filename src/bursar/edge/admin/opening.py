@@ -56,10 +56,10 @@ async def open_run(store: Store, holder: Caller, wanted: Wanted, by: str) -> Ope
     row = await store.run(run)
     if isinstance(answer, Taken) or row is None:
         return Problem(409, "taken", f"the run {run} is there already; ask again")
+    await store.submit(Note(by, "run opened", f"run:{run}"))
     await store.put_key(
         holder.key, digest(secret), run, template_to_json(wanted.limits), terms_of(holder), holder.expires_at
     )
-    await store.submit(Note(by, "run opened", f"run:{run}"))
     return OpenedRun(row, secret)
 
 
