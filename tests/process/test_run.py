@@ -160,7 +160,9 @@ async def test_a_call_that_the_command_left_behind_is_settled_before_the_receipt
 
 
 async def test_the_command_has_a_run_key_and_no_provider_key(here: Bench) -> None:
-    here.environ |= {"GROQ_API_KEY": "gsk-real", "COHERE_API_KEY": "co-real"}
+    here.environ |= {"GROQ_API_KEY": "gsk-real", "COHERE_API_KEY": "co-real", "OTHER_KEY": "bursar-real"}
+    with (here.folder / "bursar.toml").open("a") as settings:
+        settings.write('[keys.other]\nkey_env = "OTHER_KEY"\n')
     done = await here.run("say(dict(os.environ))\nsys.stdin.read()", "--keep-env", "NOTHING")
     (environ,) = done.said[0]
     assert environ["OPENAI_API_KEY"].startswith("bursar-run-")
