@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bursar.call import Body, Refused
 from bursar.clock import SECOND, Instant
 from bursar.dialects.body import read
+from bursar.edge import labels, runs
 from bursar.edge.callers import Caller
 from bursar.edge.identity import Asked, Claims, claims
 from bursar.edge.labels import TAGS_MAX
@@ -222,3 +224,17 @@ def test_sub_agents_are_runs_inside_their_parents(headers: dict[str, str], named
 @pytest.mark.parametrize("headers", [{"x-bursar-parent-run": "a b", "x-bursar-run": "c"}, {"x-bursar-parent-run": "a"}])
 def test_a_parent_is_a_name_and_its_child_has_one(headers: dict[str, str]) -> None:
     assert refusal(headers=headers)[0] == 400
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_every_place_is_on_the_page_about_identity() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "identity.md").read_text(encoding="utf-8")
+    own = (labels.TAG_PREFIX, labels.BAGGAGE_TAG, runs.OWN_RUN, runs.PARENT, runs.BAGGAGE_RUN, runs.OPENCODE_PARENT)
+    places = [
+        *(labels.TAG_LISTS + labels.TAG_OBJECTS + labels.BODY_OBJECTS + labels.BODY_LISTS),
+        *(labels.USER_HEADERS + labels.BAGGAGE_USERS + labels.BODY_USERS + labels.OBJECT_USERS + labels.OBJECT_RUNS),
+        *(runs.SESSION_HEADERS + own + (runs.CLAUDE_AGENT, runs.CLAUDE_PARENT)),
+    ]
+    assert [place for place in places if f"`{place}" not in page] == []
