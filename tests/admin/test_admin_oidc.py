@@ -128,6 +128,7 @@ WRONG: dict[str, Any] = {
     "no end": lambda idp: token(idp, exp=None),
     "an end that is no number": lambda idp: token(idp, exp="never"),
     "not yet": lambda idp: token(idp, nbf=NOON + 60),
+    "a name that no book takes": lambda idp: token(idp, sub="a\0b"),
     "nobody": lambda idp: token(idp, sub=None),
     "another key": lambda idp: token(idp, OTHER_RSA),
     "unknown kid": lambda idp: token(idp, kid="k9"),
@@ -203,6 +204,8 @@ async def test_the_api_takes_tokens_beside_keys_and_names_the_person_in_the_book
         assert (await office.ask("GET", "/me", who=ann)).status == 403
         assert (await office.ask("GET", "/runs", who=token(idp, exp=NOON - 60))).status == 401
         assert (await office.ask("GET", "/runs", who="viewer")).status == 200
+        dotted = await office.ask("GET", "/runs", who="a.b.c")
+        assert (dotted.status, "unknown" in dotted.json["error"]["message"]) == (401, True)  # a key, as all others
 
 
 async def _at_noon(office: Office, idp: Idp) -> None:

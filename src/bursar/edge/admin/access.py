@@ -58,7 +58,12 @@ def refusal(person: Person, roles: tuple[str, ...]) -> Problem | None:
 
 
 def _token(headers: Mapping[str, str]) -> str:
-    """Give the bearer token where it looks like a signed one; our own secrets have no dots."""
+    """Give the bearer token where it looks like a signed one: three parts, the first of them a JSON object."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    is_signed = token.count(".") == 2 and len(token) <= TOKEN_CHARACTERS_MAX and token.isascii()
+    is_signed = (
+        token.strip().startswith("eyJ")
+        and token.count(".") == 2
+        and len(token) <= TOKEN_CHARACTERS_MAX
+        and token.isascii()
+    )
     return token.strip() if scheme.lower() == "bearer" and is_signed else ""

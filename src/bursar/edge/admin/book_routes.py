@@ -21,7 +21,7 @@ from bursar.pricing.rates import Card
 from bursar.pricing.show import facts
 
 ROUTES = router()
-STREAM_SECONDS = 20.0
+STREAM_SECONDS = 10.0
 """How long a stream of entries lasts; a client goes on from there. Shorter than what a gateway that stops waits for."""
 LOOK_SECONDS = 0.5
 Seq = Annotated[int, Query(ge=0, le=2**53, description="The number of the last entry that is known.")]
@@ -150,7 +150,7 @@ async def _entries(store: Store, after_seq: int, limit: int) -> list[shapes.Entr
 
 
 async def _events(store: Store, seq: int, rows: list[shapes.Entry]) -> AsyncIterator[str]:
-    yield ": entries follow\n\n"
+    yield "retry: 1000\n\n"
     loop = asyncio.get_running_loop()
     end = loop.time() + STREAM_SECONDS
     while True:

@@ -113,6 +113,8 @@ class Tokens:
             return Unauthorized("this token has expired")
         if not (isinstance(begins, (int, float)) and begins - LEEWAY_SECONDS <= now):
             return Unauthorized("this token is not valid yet")
+        if not str(claims["sub"]).isprintable():
+            return Unauthorized("this token's sub is not plain text")
         role = self._role(claims)
         if not role:
             message = f"no value of the claim {self.provider.role_claim} stands for a role; [oidc] roles says which do"
