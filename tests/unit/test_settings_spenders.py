@@ -114,3 +114,6 @@ def test_what_nobody_could_mean_refuses_to_start(text: str, says: str) -> None:
 def test_a_run_ends_when_it_was_idle_for_a_day_unless_somebody_says_otherwise() -> None:
     settings = read('[keys.slow]\nrun = { hours = 48 }\n[keys.ever]\nrun = { hours = "none" }\n[keys.ci]')
     assert [settings.run_template(key).hours for key in ("slow", "ever", "ci", "other")] == [48, None, 24, 24]
+    forever = settings.without_idle_end()
+    assert {forever.run_template(key).hours for key in ("slow", "ever", "ci", "other")} == {None}
+    assert forever.run_template("slow").limits == settings.run_template("slow").limits

@@ -161,7 +161,7 @@ def _settings(config: Path | None, ledger: str | None, command: tuple[str, ...],
     """Give the settings, with the refusal status that stops this command where they leave the choice to us."""
     from bursar.cli.agents import refusal_status
 
-    settings = settings_for(config, ledger)
+    settings = settings_for(config, ledger).without_idle_end()
     if loops is not None:
         settings = settings.with_loops(None if loops == "none" else int(loops))
     status = refusal_status(command)

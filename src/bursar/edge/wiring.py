@@ -99,7 +99,9 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         missing_keys=_missing_keys(settings, provider_keys),
         refusal_status=refusals.AUTO if fixed_status == "auto" else fixed_status,
         idle_hours=IdleHours(
-            settings.defaults.run.hours, {f"key:{name}": settings.run_template(name).hours for name in settings.keys}
+            settings.defaults.run.hours,
+            # The runs of `bursar run` lose their keys with it, and are gone on with as one likes.
+            {f"key:{LOCAL_KEY}": None, **{f"key:{name}": settings.run_template(name).hours for name in settings.keys}},
         ),
         webhooks=_webhooks(settings),
     )

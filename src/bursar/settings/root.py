@@ -145,7 +145,13 @@ class Settings(Section):
 
     def with_loops(self, loops: int | None) -> Settings:
         """Give these settings with another bound on loops, for the runs of every key."""
-        new = {"loops": loops}
+        return self._with_runs({"loops": loops})
+
+    def without_idle_end(self) -> Settings:
+        """Give these settings for a gateway that stops no run for being idle: that is left to those that stay."""
+        return self._with_runs({"hours": None})
+
+    def _with_runs(self, new: dict[str, int | None]) -> Settings:
         run = self.defaults.run.model_copy(update=new)
         keys = {
             name: key.model_copy(update={"run": key.run and key.run.model_copy(update=new)})
