@@ -319,7 +319,7 @@ def _start_child(plan: Plan, base_url: str, secret: str) -> Child:
     from bursar.cli.agents import arguments, environment
     from bursar.cli.child import Child
 
-    # An agent that could sign would have people hear what never happened; one with another key would have its caps, too.
+    # An agent that could sign would have people hear what never happened; one with another key, its caps as well.
     hidden = {name for one in plan.settings.webhooks.values() for name in (one.url_env, one.secret_env)}
     hidden |= {key.key_env for key in plan.settings.keys.values()}
     environ = environment(
