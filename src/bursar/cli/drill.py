@@ -8,15 +8,15 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bursar.cli.common import USD, say
+from bursar.cli.common import USD, WrongSettingsError, say, show_json, show_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from bursar.money import Money
 
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--agents", type=click.IntRange(1, 4_096), help="How many agents storm at once; default 64.")
 @click.option("--cap-usd", type=USD, metavar="USD", help="Try a cap in dollars.")
 @click.option("--cap-calls", type=click.IntRange(1, 1_000_000), metavar="N", help="Try a cap in calls.")
 @click.option("--scenario", metavar="NAME", help="calls, dollars, trouble or long: just this one, as it is.")
+@click.option("--only", metavar="NAMES", help="These storms, with commas between; --list shows them.")
 @click.option("--workers", type=click.IntRange(1, 64), help="Worker processes of the gateway; default 4.")
 @click.option(
     "--dialect",
@@ -59,24 +61,122 @@ PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True), help="Write all as JSON."
 )
-def drill(json_file: Path | None, **options: object) -> None:
+@click.option("--junit", type=_FILE, help="Write the verdict as JUnit XML, a test case per storm and check.")
+@click.option("--html", type=_FILE, help="Write one page with the verdict and its pictures; no network, no script.")
+@click.option("--svg", type=_FILE, help="Write the pictures: spend against the cap over time.")
+@click.option("--list", "is_list", is_flag=True, help="List the storms and the faults, and run none.")
+@click.pass_context
+def drill(
+    context: click.Context,
+    /,
+    json_file: Path | None,
+    junit: Path | None,
+    html: Path | None,
+    svg: Path | None,
+    is_list: bool,
+    **options: object,
+) -> None:
     """Prove that the cap holds: 64 agents, several workers, a provider that keeps its own till.
 
     Needs no key and no network. Without options it runs a short series.
     Exit status: 0 the cap held, 1 it did not, 2 the drill could not run.
 
-    Example: bursar drill --cap-usd 1.00 --agents 64 --faults all
+    Example: bursar drill --cap-usd 1.00 --agents 64 --faults all --html verdict.html
     """
+    if context.invoked_subcommand is not None:
+        return
+    if is_list:
+        _list()
+        return
+    files = {"json": json_file, "junit": junit, "html": html, "svg": svg}
+    _ensure_folders(files)
     scenarios = scenarios_for(**options)  # type: ignore[arg-type]
     verdicts = _run(scenarios, is_quiet=str(json_file) == "-")
-    if json_file is not None:
-        from bursar.drill.report import as_json
-
-        settings = {name: str(value) if name == "cap_usd" and value else value for name, value in options.items()}
-        text = json.dumps(as_json(verdicts, {**settings, "seed": scenarios[0].seed}), indent=2) + "\n"
-        with click.open_file(str(json_file), "w", encoding="utf-8") as file:
-            file.write(text)
+    settings = {name: str(value) if name == "cap_usd" and value else value for name, value in options.items()}
+    write_evidence(verdicts, {**settings, "seed": scenarios[0].seed}, files)
     sys.exit(PASSED if all(verdict.passed for verdict in verdicts) else FAILED)
+
+
+@drill.command()
+@click.argument("before", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("after", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Write JSON to stdout.")
+def compare(before: Path, after: Path, as_json: bool) -> None:
+    """Compare two drills, from what `--json FILE` wrote: verdicts, over by, usable share, refusals.
+
+    Exit status: 0 the second is no worse, 1 it is worse, 2 they cannot be compared.
+
+    Example: bursar drill compare last-week.json today.json
+    """
+    from bursar.drill.compare import compare as compared
+
+    try:
+        changes = compared(_document(before), _document(after))
+    except ValueError as error:
+        raise WrongSettingsError(f"one of the two {error}; `bursar drill --json FILE` writes such files") from None
+    if as_json:
+        show_json([asdict(change) for change in changes])
+    elif not changes:
+        click.echo("nothing changed")
+    else:
+        show_table(
+            ("", "storm", "what", "before", "after"),
+            [
+                ("WORSE" if change.is_worse else "", change.scenario, change.what, change.before, change.after)
+                for change in changes
+            ],
+        )
+    sys.exit(FAILED if any(change.is_worse for change in changes) else PASSED)
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise WrongSettingsError(f"{path} is not JSON; `bursar drill --json FILE` writes it") from None
+
+
+def _list() -> None:
+    from bursar.drill.scenarios import BY_NAME, FAULT_NAMES, SERIES
+
+    rows = [(name, "" if storm in SERIES else "by name only", storm.says) for name, storm in BY_NAME.items()]
+    show_table(("storm", "", "what it shows"), rows)
+    click.echo(f"\nfaults for --faults: none, all, {', '.join(FAULT_NAMES)}")
+
+
+# ---- evidence -------------------------------------------------------------------------------------------------------
+
+
+def _ensure_folders(files: Mapping[str, Path | None]) -> None:
+    """Refuse a file in a folder that is missing before a storm is run for it."""
+    for name, file in files.items():
+        if file is not None and not file.parent.is_dir():
+            raise click.BadParameter(f"there is no folder {file.parent}", param_hint=f"--{name}")
+
+
+def write_evidence(verdicts: Sequence[Verdict], settings: dict[str, object], files: Mapping[str, Path | None]) -> None:
+    """Write what is asked for: the verdict as `json`, `junit`, `html`, and the pictures as `svg`."""
+    from bursar.drill.junit import junit
+    from bursar.drill.page import page
+    from bursar.drill.picture import document as picture
+    from bursar.drill.report import as_json
+    from bursar.drill.timeline import timeline
+
+    document = as_json(verdicts, settings)
+    written: dict[str, Callable[[], str]] = {
+        "json": lambda: json.dumps(document, indent=2) + "\n",
+        "junit": lambda: junit(verdicts),
+        "html": lambda: page(verdicts, document),
+        "svg": lambda: picture([timeline(verdict.scenario, verdict.measured) for verdict in verdicts]),
+    }
+    for name, file in files.items():
+        if file is None:
+            continue
+        try:
+            with click.open_file(str(file), "w", encoding="utf-8") as target:
+                target.write(written[name]())
+        except OSError as error:
+            raise WrongSettingsError(f"--{name} {file}: {error.strerror}; the verdict was not written there") from None
 
 
 # ---- which scenarios ------------------------------------------------------------------------------------------------
@@ -95,11 +195,14 @@ def scenarios_for(
     store: str = "sqlite",
     gateways: int | None = None,
     scenario: str | None = None,
+    only: str | None = None,
 ) -> tuple[Scenario, ...]:
     """Turn the options into scenarios: those of the caps that are named, or the series."""
     from bursar.drill.scenarios import SERIES, STORES, calls, dollars
 
-    chosen: tuple[Scenario, ...] = () if scenario is None else (_named(scenario),)
+    chosen: tuple[Scenario, ...] = () if scenario is None else (_named(scenario, "--scenario"),)
+    if only is not None:
+        chosen += tuple(_named(name.strip(), "--only") for name in only.split(","))
     if cap_calls is not None:
         chosen += (calls(cap_calls),)
     if cap_usd is not None:
@@ -119,11 +222,11 @@ def scenarios_for(
     return _with_faults(tuple(storms), faults)
 
 
-def _named(name: str) -> Scenario:
+def _named(name: str, option: str) -> Scenario:
     from bursar.drill.scenarios import BY_NAME
 
     if name not in BY_NAME:
-        raise click.BadParameter(f"{name!r} is none of: {', '.join(BY_NAME)}", param_hint="--scenario")
+        raise click.BadParameter(f"{name!r} is none of: {', '.join(BY_NAME)}", param_hint=option)
     return BY_NAME[name]
 
 
@@ -195,6 +298,7 @@ async def _one(scenario: Scenario, console: Console) -> Verdict:
     from bursar.drill.places import place_for
     from bursar.drill.storm import Storm, provider_config
     from bursar.drill.verdict import judge
+    from bursar.drill.witness import OwnTill
 
     console.print(f"[bold]{scenario.name}[/]: {scenario.says}")
     gateways = f"{scenario.gateways} gateways with " if scenario.gateways > 1 else ""
@@ -206,7 +310,7 @@ async def _one(scenario: Scenario, console: Console) -> Verdict:
         BursarServe(scenario, provider.base_url, place_for(scenario.store, scenario.blows), _opened) as gateway,
     ):
         with _progress(scenario, console) as tell:
-            measured = await Storm(scenario, provider, gateway, tell).run()
+            measured = await Storm(scenario, OwnTill(provider.till), gateway, tell).run()
     return judge(scenario, measured)
 
 

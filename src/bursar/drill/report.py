@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bursar.drill.timeline import timeline
 from bursar.drill.verdict import Figures, Verdict, percent_of, shown, usd
 
 FORMAT = 1
@@ -53,6 +54,7 @@ def as_json(verdicts: Sequence[Verdict], settings: dict[str, object]) -> dict[st
                 "checks": [asdict(check) for check in verdict.checks],
                 "figures": asdict(verdict.figures),
                 "scenario": asdict(verdict.scenario),
+                "timeline": asdict(timeline(verdict.scenario, verdict.measured)),
             }
             for verdict in verdicts
         ],

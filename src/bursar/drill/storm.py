@@ -13,11 +13,11 @@ import aiohttp
 
 from bursar.drill.agents import Agent, Attempt, Habit, Outcome
 from bursar.drill.answering import Config
-from bursar.drill.fake_provider import FakeProvider
 from bursar.drill.gateway import Books, BooksClosedError, Gateway
 from bursar.drill.scenarios import Scenario
-from bursar.drill.till import Till
-from bursar.drill.verdict import Balance, BilledCall, Look, Measured
+from bursar.drill.till import now_us
+from bursar.drill.verdict import Balance, Look, Measured, Struck
+from bursar.drill.witness import Seen, Witness
 
 LOOK_SECONDS = 0.05
 STORM_SECONDS_MAX = 120.0
@@ -45,19 +45,20 @@ class Storm:
     """A scenario as it happens."""
 
     scenario: Scenario
-    provider: FakeProvider
+    witness: Witness
     gateway: Gateway
     tell: Callable[[Progress], None]
     attempts: list[Attempt] = field(default_factory=list)
     probes: list[Attempt] = field(default_factory=list)
     looks: list[Look] = field(default_factory=list)
-    blows: list[str] = field(default_factory=list)
+    struck: list[Struck] = field(default_factory=list)
+    _seen: Seen = field(default_factory=Seen)
     _agents_left: int = 0
     _blow: asyncio.Task[None] | None = None
 
     async def run(self) -> Measured:
         """Let the agents loose, wait until all is quiet, and give what was measured."""
-        began = time.monotonic()
+        began, began_at_us = time.monotonic(), now_us()
         rng = random.Random(self.scenario.seed)  # noqa: S311 - repeatable chance, no secret
         watcher = asyncio.create_task(self._watch(rng))
         try:
@@ -70,23 +71,23 @@ class Storm:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watcher
+        with contextlib.suppress(BooksClosedError):
+            await self._look()
         return Measured(
             scope=self.gateway.scope,
             attempts=tuple(self.attempts),
             probes=tuple(self.probes),
-            till=tuple(BilledCall(line.at_us, line.nanodollars) for line in self._till.ledger),
+            till=await self.witness.lines(),
             balances=books.balances,
             holds_open=books.holds_open,
             audit=books.audit,
             holds_expired=books.holds_expired,
             looks=tuple(self.looks),
-            blows=tuple(self.blows),
+            blows=tuple(blow.name for blow in self.struck),
             seconds=round(time.monotonic() - began),
+            began_at_us=began_at_us,
+            struck=tuple(self.struck),
         )
-
-    @property
-    def _till(self) -> Till:
-        return self.provider.till
 
     async def _agents(self, rng: random.Random, session: aiohttp.ClientSession) -> list[Agent]:
         agents = [
@@ -128,9 +129,9 @@ class Storm:
         return await self.gateway.ledger.books()
 
     async def _is_calm(self) -> bool:
-        if self._till.in_flight or self._blow is not None:
-            return False
         try:
+            if (await self.witness.look()).in_flight or self._blow is not None:
+                return False
             return not any(balance.held for balance in await self.gateway.ledger.balances())
         except BooksClosedError:
             return False
@@ -139,34 +140,51 @@ class Storm:
         """Compare till and books again and again, and strike when it is time."""
         try:
             while True:
-                # The till first: what is billed later can only be covered better by what is booked by then.
-                till = self._till.total.nanodollars
                 with contextlib.suppress(BooksClosedError):
-                    balances = await self.gateway.ledger.balances()
-                    self.looks.append(Look(till, Books(balances, 0, ()).booked(self.gateway.scope)))
-                    self._strike(balances, rng)
+                    self._strike(await self._look(), rng)
                 self.tell(self._progress())
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             if self._blow is not None:
                 await self._blow
 
+    async def _look(self) -> tuple[Balance, ...]:
+        """Write down what till and books say now; raises BooksClosedError."""
+        # The till first: what is billed later can only be covered better by what is booked by then.
+        self._seen = seen = await self.witness.look()
+        balances = await self.gateway.ledger.balances()
+        own = [row for row in balances if row.scope == self.gateway.scope and row.unit == self._unit()]
+        self.looks.append(
+            Look(
+                till=seen.nanodollars,
+                booked=Books(balances, 0, ()).booked(self.gateway.scope),
+                at_us=now_us(),
+                used=self._used(),
+                captured=sum(row.captured + row.overrun for row in own),
+                held=sum(row.held for row in own),
+                in_flight=seen.in_flight,
+                refusals=self._refusals(),
+            )
+        )
+        return balances
+
     def _strike(self, balances: tuple[Balance, ...], rng: random.Random) -> None:
         """Let the next blow fall when it is due and the one before is over."""
         if self._blow is not None and self._blow.done():
             self._blow.result()
             self._blow = None
-        done = len(self.blows)
+        done = len(self.struck)
         if self._blow is None and done < min(self._blows_due(balances), len(self.scenario.blows)):
             self._blow = asyncio.create_task(self._fall(self.scenario.blows[done], rng))
 
     async def _fall(self, blow: str, rng: random.Random) -> None:
+        began_at_us = now_us()
         if await self.gateway.strike(blow, rng):
-            self.blows.append(blow)
+            self.struck.append(Struck(blow, began_at_us, now_us()))
 
     def _blows_due(self, balances: tuple[Balance, ...]) -> int:
-        unit = "calls" if self.scenario.cap_calls is not None else "usd"
-        booked = sum(row.captured for row in balances if row.scope == self.gateway.scope and row.unit == unit)
+        own = [row for row in balances if row.scope == self.gateway.scope and row.unit == self._unit()]
+        booked = sum(row.captured for row in own)
         # What is booked may run far ahead of the till where many answers are lost.
         used = max(self._used(), booked)
         step = min(_BLOW_STEP_PERCENT, _BLOWS_PERCENT_MAX // max(1, len(self.scenario.blows)))
@@ -176,13 +194,17 @@ class Storm:
         calls = self.scenario.cap_calls
         return calls if calls is not None else self.scenario.cap_nanodollars or 0
 
+    def _unit(self) -> str:
+        return "calls" if self.scenario.cap_calls is not None else "usd"
+
     def _used(self) -> int:
-        total = self._till.total
-        return total.calls if self.scenario.cap_calls is not None else total.nanodollars
+        return self._seen.calls if self.scenario.cap_calls is not None else self._seen.nanodollars
+
+    def _refusals(self) -> int:
+        return sum(attempt.outcome is Outcome.EXHAUSTED for attempt in self.attempts)
 
     def _progress(self) -> Progress:
-        refusals = sum(attempt.outcome is Outcome.EXHAUSTED for attempt in self.attempts)
-        return Progress(self._used(), self._till.total.calls, refusals, self._agents_left)
+        return Progress(self._used(), self._seen.calls, self._refusals(), self._agents_left)
 
 
 def habit(scenario: Scenario, number: int, rng: random.Random) -> Habit:

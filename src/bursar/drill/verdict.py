@@ -31,6 +31,23 @@ class Look:
 
     till: int
     booked: int
+    at_us: int = 0
+    used: int = 0
+    """Of the cap, as the till has it, in the unit of the cap; so are the next two."""
+    captured: int | None = None
+    held: int | None = None
+    """None where the books of the gateway are not seen; then `booked` says nothing either."""
+    in_flight: int = 0
+    refusals: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """What befell workers or store, from when until it was over, in microseconds since 1970."""
+
+    name: str
+    from_us: int
+    to_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +78,9 @@ class Measured:
     seconds: int
     holds_expired: int = 0
     """Holds of workers that were declared dead, captured whole."""
+    began_at_us: int = 0
+    struck: tuple[Struck, ...] = ()
+    """The blows, with their times."""
 
     @property
     def till_nanodollars(self) -> int:
@@ -124,6 +144,8 @@ class Verdict:
     scenario: Scenario
     figures: Figures
     checks: tuple[Check, ...]
+    measured: Measured
+    """What it was judged from."""
 
     @property
     def passed(self) -> bool:
@@ -145,7 +167,7 @@ def judge(scenario: Scenario, measured: Measured) -> Verdict:
         _always_covered(measured),
         _nothing_unordered(scenario, measured),
     )
-    return Verdict(scenario, figures, checks)
+    return Verdict(scenario, figures, checks, measured)
 
 
 # ---- figures --------------------------------------------------------------------------------------------------------
