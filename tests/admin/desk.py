@@ -44,6 +44,7 @@ class Answered:
 class Office:
     gateway: Gateway
     secrets: dict[str, str] = field(default_factory=dict)
+    last: Answered = Answered(0, {}, b"")
 
     async def ask(self, method: str, path: str, body: object = None, who: str = "admin", **more: str) -> Answered:
         headers = {name.replace("_", "-"): value for name, value in more.items()}
@@ -79,9 +80,13 @@ class Office:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        await self.gateway(scope, receive, send)
-        head = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}
-        return Answered(sent[0]["status"], head, b"".join(one.get("body", b"") for one in sent[1:]))
+        try:
+            await self.gateway(scope, receive, send)
+        finally:
+            head = {name.decode(): value.decode("latin-1") for name, value in sent[0]["headers"]}
+            body = b"".join(one.get("body", b"") for one in sent[1:])
+            self.last = Answered(sent[0]["status"], head, body)
+        return self.last
 
 
 def settings(**more: Any) -> dict[str, Any]:

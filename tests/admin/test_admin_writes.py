@@ -387,6 +387,14 @@ async def test_the_description_and_its_page_need_no_key_and_no_other_server(offi
     assert json.dumps(described.json["info"]["title"]) == '"bursar"'
 
 
+async def test_what_breaks_is_told_in_the_one_shape_and_to_the_log_only(office: Office) -> None:
+    await office.gateway.store.put_key("odd", "0" * 64, "", "no JSON", "{}")
+    with pytest.raises(json.JSONDecodeError):  # for the server, which logs it
+        await office.ask("GET", "/keys/k-000000000000")
+    assert (office.last.status, office.last.code) == (500, "internal")
+    assert "JSON" not in office.last.body.decode()
+
+
 async def test_while_the_ledger_cannot_be_asked_nobody_is_told_anything(office: Office) -> None:
     await office.gateway.store.close()
     got = await office.ask("GET", "/runs")

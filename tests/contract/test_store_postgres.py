@@ -677,6 +677,10 @@ async def test_a_gateway_needs_little_and_cannot_change_what_was_written(
     await store.submit(authorize(store, "denied"))
     await store.put_key("ci", "d", "", "{}")
     await store.revoke_key("ci")
+    for name in ("kept", "given up"):
+        assert await store.recall(name, "request") is None
+    await store.remember("kept", 200, "{}")
+    await store.forget("given up")
     await store.dead_workers()
     assert await store.audit() == ()
     assert len(await store.quarantined()) == 1
