@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bursar.call import Body, Refused
 from bursar.clock import SECOND, Instant
@@ -16,7 +19,7 @@ from bursar.edge.callers import Caller
 from bursar.edge.identity import Asked, Claims, claims
 from bursar.edge.labels import TAGS_MAX
 from bursar.edge.runs import Named
-from bursar.ledger.account import Limits
+from bursar.ledger.account import TAG_NAME, TAG_VALUE, Limits
 
 NOW = Instant(1_795_435_200 * SECOND)
 KEY = Caller("ci", "", Limits(calls=5))
@@ -238,3 +241,52 @@ def test_every_place_is_on_the_page_about_identity() -> None:
         *(runs.SESSION_HEADERS + own + (runs.CLAUDE_AGENT, runs.CLAUDE_PARENT)),
     ]
     assert [place for place in places if f"`{place}" not in page] == []
+
+
+# ---- any places -----------------------------------------------------------------------------------------------------
+
+NAMES = st.from_regex(TAG_NAME, fullmatch=True).filter(lambda name: name not in ("tags", "user_id", "session_id"))
+VALUES = st.from_regex(TAG_VALUE, fullmatch=True)
+PLACES = 7
+
+
+def put(place: int, name: str, value: str, headers: dict[str, str], members: dict[str, dict[str, str]]) -> None:
+    """Say one tag in one place, beside what is said there."""
+    if place < 2:
+        header = ("x-bursar-tags", "x-litellm-tags")[place]
+        headers[header] = ",".join(filter(None, (headers.get(header), f"{name.upper()}={value}")))
+    elif place == 2:
+        headers[f"helicone-property-{name}"] = value
+    elif place == 3:
+        member = f"bursar.tag.{name}={quote(value)}"
+        headers["baggage"] = ",".join(filter(None, (headers.get("baggage"), member)))
+    elif place == 4:
+        headers["cf-aig-metadata"] = json.dumps({**json.loads(headers.get("cf-aig-metadata", "{}")), name: value})
+    else:
+        members.setdefault(("metadata", "labels")[place - 5], {})[name] = value
+
+
+@given(
+    st.dictionaries(NAMES, VALUES, max_size=6),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, PLACES - 1)), max_size=12),
+    st.tuples(st.integers(0, 5), st.integers(0, PLACES - 1), VALUES),
+)
+def test_wherever_tags_are_said_they_are_the_same_tags_and_one_other_value_is_refused(
+    wanted: dict[str, str], more: list[tuple[int, int]], other: tuple[int, int, str]
+) -> None:
+    headers: dict[str, str] = {}
+    members: dict[str, dict[str, str]] = {}
+    names = list(wanted)
+    for which, place in [*((number, number % PLACES) for number in range(len(names))), *more]:
+        if names:
+            name = names[which % len(names)]
+            put(place, name, wanted[name], headers, members)
+    assert tags(headers=headers, given=body(**members)) == wanted
+    which, place, value = other
+    name = names[which % len(names)] if names else ""
+    if name and wanted[name] != value:
+        first, second = (place, (place + 1) % PLACES)
+        headers, members = {}, {}
+        put(first, name, wanted[name], headers, members)
+        put(second, name, value, headers, members)
+        assert refusal(headers=headers, given=body(**members))[0] == 400

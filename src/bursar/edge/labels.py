@@ -66,12 +66,13 @@ class Said:
     where: str
 
 
-def baggage(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def baggage(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     """Give the members of the W3C baggage, their properties left out."""
-    for member in headers.get("baggage", "").split(","):
-        name, equals, value = member.partition("=")
-        if equals:
-            yield name.strip(), unquote(value.partition(";")[0].strip())
+    said = headers.get("baggage")
+    if not said:
+        return []
+    members = (member.partition("=") for member in said.split(","))
+    return [(name.strip(), unquote(value.partition(";")[0].strip())) for name, equals, value in members if equals]
 
 
 # ---- tags -----------------------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def baggage(headers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def tags(headers: Mapping[str, str], body: Body | None) -> dict[str, str]:
     """Give the tags by name, each with the one value that all places agree on; raises RefusedError."""
     found: dict[str, Said] = {}
-    for said in _tags(headers, body):
+    for said in _tags(headers, body) if _may_have_some(headers, body) else ():
         before = found.setdefault(said.name, said)
         if before.value != said.value:
             here, there = f"{before.value!r} in {before.where}", f"{said.value!r} in {said.where}"
@@ -90,8 +91,15 @@ def tags(headers: Mapping[str, str], body: Body | None) -> dict[str, str]:
     return {said.name: said.value for said in found.values()}
 
 
+def _may_have_some(headers: Mapping[str, str], body: Body | None) -> bool:
+    """Say at once that there is nothing to read, as in most calls."""
+    if not _HEADERS.isdisjoint(headers) or (body is not None and not _MEMBERS.isdisjoint(body.members)):
+        return True
+    return any(header.startswith(TAG_PREFIX) for header in headers)
+
+
 def _tags(headers: Mapping[str, str], body: Body | None) -> Iterator[Said]:
-    for header in TAG_LISTS if _HEADERS & headers.keys() else ():
+    for header in TAG_LISTS:
         for text in headers.get(header, "").split(","):
             if text.strip():
                 yield _must(_tag(text), header, text)
@@ -153,10 +161,10 @@ def _text(value: object) -> str:
 
 def _objects(headers: Mapping[str, str], body: Body | None) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Give the objects whose members are tags, from headers and body."""
-    for header in TAG_OBJECTS if _HEADERS & headers.keys() else ():
+    for header in TAG_OBJECTS:
         if header in headers:
             yield header, _object(headers[header], header)
-    for member in BODY_OBJECTS if body is not None and _MEMBERS & body.members.keys() else ():
+    for member in BODY_OBJECTS if body is not None else ():
         value = _value(body, member)
         if isinstance(value, dict):
             yield member, value
