@@ -304,6 +304,8 @@ async def plain(wire: Wire, method: str, path: str) -> int:
 
 async def test_it_says_that_it_lives_and_is_ready(wire: Wire) -> None:
     assert await plain(wire, "GET", "/livez") == 200
+    assert await plain(wire, "GET", "/readyz") == 503  # until its canary has proven that a spent cap refuses
+    await wire.gateway.canary.begin(f"http://127.0.0.1:{wire.port}")
     assert await plain(wire, "GET", "/readyz") == 200
     assert await plain(wire, "GET", "/v1/chat/completions") == 404
 

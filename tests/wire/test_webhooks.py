@@ -159,9 +159,9 @@ def test_who_is_asked_reads_what_to_type(account: str, command: str) -> None:
 
 
 def test_a_kind_that_is_not_known_here_is_told_as_it_is() -> None:
-    row = HappeningRow(1, "canary", "k", NOON, "model:m1", {"off": 3})
-    assert sentence(row) == 'canary: model:m1 {"off": 3}'
-    assert facts(row).items() >= {"kind": "canary", "at": "2026-11-23T12:00:00.000+00:00", "off": 3}.items()
+    row = HappeningRow(1, "comet", "k", NOON, "model:m1", {"off": 3})
+    assert sentence(row) == 'comet: model:m1 {"off": 3}'
+    assert facts(row).items() >= {"kind": "comet", "at": "2026-11-23T12:00:00.000+00:00", "off": 3}.items()
 
 
 # ---- again and again, on a clock of the test's own ------------------------------------------------------------------

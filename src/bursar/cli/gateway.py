@@ -30,12 +30,23 @@ class GatewayServer(uvicorn.Server):
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then accept; raises FailedError where uvicorn would end the process."""
+        """Start the application, then accept and prove that the cap holds, by way of the last of the sockets.
+
+        Raises FailedError where uvicorn would end the process.
+        """
+        canary = self.config.loaded_app.canary
+        canary.expect()
         try:
             await super().startup(sockets)
         except SystemExit:
             raise FailedError("the gateway cannot start; the reason is above") from None
+        await canary.begin(url_of(self.servers[-1].sockets[0]))
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, not even from the canary, and end what is under way."""
+        await self.config.loaded_app.canary.end()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

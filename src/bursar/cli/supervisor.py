@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bursar.cli.common import say
 from bursar.cli.worker import PING, PONG, READY
+from bursar.edge.metrics import FOLDER_VARIABLE, forget_worker
 
 PING_SECONDS = 5.0
 SILENCE_SECONDS_MAX = 30.0
@@ -55,6 +56,8 @@ class Slot:
         try:
             return await process.wait()
         finally:
+            if folder := self._environ.get(FOLDER_VARIABLE):
+                forget_worker(folder, process.pid)
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watch

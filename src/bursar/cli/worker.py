@@ -12,8 +12,9 @@ from pathlib import Path
 import uvloop
 
 from bursar.cli.common import FailedError, say
-from bursar.cli.gateway import FACTORY, GatewayServer, config, log_to
+from bursar.cli.gateway import FACTORY, GatewayServer, config, listen, log_to
 from bursar.cli.serve import serve_until_signal
+from bursar.edge.canary import LOOPBACK
 from bursar.settings import SettingsError, load
 
 READY = b"r"
@@ -60,7 +61,9 @@ async def _serve(server: GatewayServer, listening: socket.socket, channel: socke
             server.stop()
 
     asyncio.get_running_loop().add_reader(channel, on_channel)
-    await serve_until_signal(server, [listening])
+    # The port is shared out among the workers, and this one has to prove itself; so it has a listener that is its own.
+    own = listen(LOOPBACK, 0, server.config.backlog)
+    await serve_until_signal(server, [listening, *own])
 
 
 def _tell(channel: socket.socket, what: bytes) -> None:

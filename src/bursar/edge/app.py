@@ -21,6 +21,7 @@ from bursar.edge.admin.door import Door, is_below
 from bursar.edge.asgi import ClientLeftError, Exchange, HttpClient, Receive, Scope, Send
 from bursar.edge.asking import Asking
 from bursar.edge.callers import Caller, Callers, Unauthorized, may, refused_call
+from bursar.edge.canary import Canary, CanaryRedError
 from bursar.edge.counts import Counts
 from bursar.edge.declared import declare
 from bursar.edge.fallback import Fallbacks, SpareCalls
@@ -33,7 +34,7 @@ from bursar.edge.outbox import News, Tellers, keep_pruned
 from bursar.edge.query import google_query
 from bursar.edge.retention import keep_compact
 from bursar.edge.runs import Runs
-from bursar.edge.wiring import Parts, desk, wire
+from bursar.edge.wiring import Parts, desk, wire, with_canary
 from bursar.events import CallRefused, EventBus
 from bursar.ledger.account import ClearModel
 from bursar.ledger.reaper import reap
@@ -74,23 +75,30 @@ class Gateway:
     """An ASGI application; one per worker process."""
 
     def __init__(
-        self, settings: Settings, store: Store, provider_keys: Mapping[str, str], metrics: Metrics | None = None
+        self,
+        settings: Settings,
+        store: Store,
+        provider_keys: Mapping[str, str],
+        metrics: Metrics | None = None,
+        canary: Canary | None = None,
     ) -> None:
-        """Wire a gateway; `metrics` are those of the one before it in this process."""
+        """Wire a gateway; `metrics` and `canary` are those of the one before it in this process."""
         self.events = EventBus()
         self.metrics = metrics or Metrics()
         self.events.subscribe(self.metrics.note)
         self.store = store
-        self.settings = self._settings = settings
-        self._parts: Parts = wire(settings, store, provider_keys)
-        self._callers = Callers(store, self._parts.declared, self._parts.rules)
+        self.settings = settings
+        self._clock = SystemClock()
+        self.canary = canary or Canary(store, self._clock, settings.server.canary_seconds, self.metrics.note_canary)
+        self._settings = with_canary(settings, self.canary)
+        self._parts: Parts = wire(self._settings, store, {**provider_keys, **self.canary.provider_keys})
+        self._callers = Callers(store, {**self._parts.declared, **self.canary.callers}, self._parts.rules)
         self._runs = Runs(store)
         self._door = Door(desk(settings, store, self._callers, self._parts.book))
         self._counts = Counts(store, self._parts.gate.upstream)
         self._fallbacks = Fallbacks(settings.fallback)
         endpoints = self._parts.gate.endpoints.values()
         self._quirks = {one.name: one.quirks for one in endpoints if one.name not in self._parts.missing_keys}
-        self._clock = SystemClock()
         self._loops = Loops(lambda key: settings.run_template(key).loops, self._clock)
         self._news = News(store)
         self._tellers = Tellers(store, self._parts.webhooks, self._clock)
@@ -129,6 +137,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Write every settlement, then close."""
+        await self.canary.end()
         await self.end()
         await self.store.close()
 
@@ -200,9 +209,10 @@ class Gateway:
         try:
             await self.store.submit(_PROBE)
         except LedgerUnavailableError as error:
-            await exchange.answer_json(503, {"status": "ledger unavailable", "why": str(error)})
+            trouble = {"status": "ledger unavailable", "why": str(error)}
         else:
-            await exchange.answer_json(200, {"status": "ok"})
+            trouble = self.canary.trouble()
+        await exchange.answer_json(503 if trouble else 200, {"status": "ok", **trouble, **self.canary.facts()})
 
     async def _models(self, scope: Scope, exchange: Exchange, asked: ModelsPath) -> None:
         """List what is priced and allowed; a provider is not asked."""
@@ -243,6 +253,7 @@ class Gateway:
             if isinstance(caller, Unauthorized):
                 await self._refuse(exchange, dialect, caller)
                 return
+            await self.canary.let_through(caller)
             call = await self._read(exchange, target, caller, query)
             if isinstance(call, Refused):
                 await self._refuse_caller(exchange, dialect, call, caller)
@@ -254,6 +265,8 @@ class Gateway:
                 await self._count(call, dialect, exchange, caller, claimed.run)
             else:
                 await self._pay(call, dialect, exchange, caller, claimed)
+        except CanaryRedError as error:
+            await self._send(exchange, dialect, refusals.canary_red(str(error)))
         except LedgerUnavailableError as error:
             _log.warning("ledger unavailable: %s", error)
             await self._send(exchange, dialect, refusals.ledger_unavailable(""))

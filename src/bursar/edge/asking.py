@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bursar.clock import Clock
 from bursar.edge.outbox import News
 from bursar.ledger.account import Account, Denied, Reason
+from bursar.ledger.books import OWN_RUN_PREFIX
 from bursar.ledger.store import LedgerUnavailableError, Store
 
 LOOK_SECONDS = 1.0
@@ -42,6 +43,8 @@ class Asking:
     async def is_raised(self, denied: Denied, deadline: float) -> bool:
         """Wait until the account that said no may say something else, and say so; False where it is refused."""
         if not self._seconds_max or denied.reason is not Reason.EXHAUSTED or self.count >= WAITERS_MAX:
+            return False
+        if denied.scope.startswith(OWN_RUN_PREFIX):
             return False
         self._tell(denied)
         self.count += 1

@@ -7,13 +7,17 @@ price, of upstreams and of refusals, so that no client can make up new ones.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from bursar.clock import SECOND, Instant
+from bursar.edge.canary import NAME as CANARY
 from bursar.events import CallDenied, CallGranted, CallRefused, CallSettled, Event
 from bursar.ledger.store import LedgerUnavailableError, QuarantineRow, Store
 
@@ -36,16 +40,24 @@ class Metrics:
         def counter(name: str, says: str, *labels: str) -> _Counts:
             return _Counts(Counter(f"bursar_{name}", says, labels, registry=where))
 
+        def gauge(name: str, says: str) -> Gauge:
+            return Gauge(f"bursar_{name}", says, registry=where, multiprocess_mode="livemin")
+
         self._granted = counter("calls_granted", "Calls that were paid for and sent.", "upstream", "model", "clamped")
         self._settled = counter("calls_settled", "Calls whose hold has ended, by how.", "model", "basis")
         self._captured = counter("captured_usd", "USD booked for calls, overruns included.", "model", "basis")
         self._overruns = counter("overruns", "Calls that did cost more than was held for them.", "model")
         self._overrun = counter("overrun_usd", "USD that overruns cost above what was held.", "model")
         self._overrun_held = counter("overrun_held_usd", "USD that was held for the calls that went over.", "model")
+        # Of several workers, the one that is worst off speaks for all; one that has ended does not.
+        self._canary_up = gauge("canary_up", "1 while every worker has proven that a spent cap refuses.")
+        self._canary_proven = gauge("canary_proven_timestamp_seconds", "When the cap was last proven, in every worker.")
         self._refused = counter("refusals", "Requests that were refused and not sent.", "code", "status")
 
     def note(self, event: Event) -> None:
-        """Count an event."""
+        """Count an event; what the canary does is nobody's call."""
+        if event.key == CANARY:
+            return
         match event:
             case CallGranted():
                 self._granted.add(1, event.upstream, event.model, "yes" if event.was_clamped else "no")
@@ -55,6 +67,11 @@ class Metrics:
                 self._refused.add(1, f"cap_{event.reason}", str(event.status))
             case CallRefused():
                 self._refused.add(1, event.code, str(event.status))
+
+    def note_canary(self, is_green: bool, proven_at: Instant) -> None:
+        """Note what the last canary has proved, and when the cap was last proven; 0 for never."""
+        self._canary_up.set(is_green)
+        self._canary_proven.set(proven_at / SECOND)
 
     def _note_settled(self, event: CallSettled) -> None:
         basis = "void" if event.state == "void" else "presumed" if event.why else "metered"
@@ -72,8 +89,15 @@ class Metrics:
         except LedgerUnavailableError:
             quarantined = None
         now = CollectorRegistry()
-        now.register(_Now(quarantined))
+        proven = self._registry.get_sample_value("bursar_canary_proven_timestamp_seconds")
+        now.register(_Now(quarantined, max(time.time() - proven, 0) if proven else None))
         return generate_latest(self._registry) + generate_latest(now)
+
+
+def forget_worker(folder: str, pid: int) -> None:
+    """Take a worker that has ended out of what only holds for those that live."""
+    for path in Path(folder).glob(f"gauge_live*_{pid}.db"):
+        path.unlink(missing_ok=True)
 
 
 class _Counts:
@@ -93,10 +117,14 @@ class _Counts:
 class _Now:
     """What the ledger says at this moment."""
 
-    def __init__(self, quarantined: Iterable[QuarantineRow] | None) -> None:
+    def __init__(self, quarantined: Iterable[QuarantineRow] | None, canary_seconds: float | None) -> None:
         self._quarantined = quarantined
+        self._canary_seconds = canary_seconds
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        if self._canary_seconds is not None:
+            says = "Seconds since the cap was last proven in every worker."
+            yield GaugeMetricFamily("bursar_canary_seconds_since", says, value=self._canary_seconds)
         is_there = self._quarantined is not None
         yield GaugeMetricFamily("bursar_ledger_up", "1 while the ledger can be read.", value=float(is_there))
         held = GaugeMetricFamily(

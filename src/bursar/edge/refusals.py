@@ -108,6 +108,12 @@ def ledger_unavailable(run: str) -> Answer:
     return Answer(503, "ledger_unavailable", message, {"run": run}, (("retry-after", "1"),))
 
 
+def canary_red(why: str) -> Answer:
+    """Enforcement is not proven at the moment, so nothing is sent; worth a retry soon."""
+    message = f"bursar: the gateway's own check of the cap has failed, so no call is let through ({why}); try again"
+    return Answer(503, "ledger_unavailable", message, {}, (("retry-after", "5"),))
+
+
 def _final(status: int, code: str, message: str, run: str) -> Answer:
     return Answer(status, code, f"bursar: {message}", {"run": run} if run else {}, _NO_RETRY)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bursar.edge.app import Gateway, create_app, live
 from bursar.edge.asgi import Receive, Scope, Send
+from bursar.edge.canary import Canary
 from bursar.ledger.store import LedgerUnavailableError
 from bursar.pricing.newer import WrongBookError
 from bursar.settings import Settings, SettingsError, load
@@ -58,6 +59,11 @@ class Site:
         """Give the gateway of this moment."""
         return self._now.gateway
 
+    @property
+    def canary(self) -> Canary:
+        """Give what proves that the cap holds; the same for every gateway of the process."""
+        return self.gateway.canary
+
     async def _start(self) -> None:
         await self._now.gateway.start()
 
@@ -84,6 +90,7 @@ class Site:
             self._leaving.add(leaving)
             leaving.add_done_callback(self._leaving.discard)
             _log.warning("the settings were read anew")
+            self.canary.hurry()
             return True
 
     async def _begun(self) -> Gateway:
@@ -108,7 +115,7 @@ def create_site(read: Callable[[], Settings]) -> Site:
     gateway = create_app(settings, store, settings.provider_keys(os.environ))
 
     def make(settings: Settings) -> Gateway:
-        return Gateway(settings, store, settings.provider_keys(os.environ), gateway.metrics)
+        return Gateway(settings, store, settings.provider_keys(os.environ), gateway.metrics, gateway.canary)
 
     return Site(gateway, read, make)
 

@@ -155,6 +155,9 @@ def _sentence(row: HappeningRow, known: dict[str, object]) -> str:
                 f"{known['scope']} is at its {_budget(row)}, and a call waits up to {known['seconds']} seconds for "
                 f"more: `{_raise(row)}`"
             )
+        case "canary":
+            state = "green again" if known["state"] == "green" else "red, and no call is let through there"
+            return f"the canary of worker {known['worker']} is {state}" + (f": {known['why']}" if known["why"] else "")
         case "test":
             return "a test of this webhook; nothing has happened"
         case _:

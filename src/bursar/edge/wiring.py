@@ -16,6 +16,8 @@ from bursar.edge.admin.access import Access
 from bursar.edge.admin.desk import Desk
 from bursar.edge.admin.oidc import Provider, Tokens
 from bursar.edge.callers import LOCAL_KEY, Caller, Callers, digest
+from bursar.edge.canary import KEY_SCOPE as CANARY_SCOPE
+from bursar.edge.canary import Canary
 from bursar.edge.declared import Declaration
 from bursar.edge.idle import IdleHours
 from bursar.edge.webhooks import SecretError, Webhook, read_secrets
@@ -28,9 +30,9 @@ from bursar.pricing.own import OwnModel
 from bursar.pricing.quote import OutputPolicy
 from bursar.pricing.rates import Family
 from bursar.proxy import Gate
-from bursar.settings import PolicySettings, Settings, UpstreamSettings
+from bursar.settings import ModelSettings, PolicySettings, Settings, UpstreamSettings
 from bursar.upstream.client import Upstream
-from bursar.upstream.configured import ways_of
+from bursar.upstream.configured import filled, ways_of
 from bursar.upstream.counting import SECONDS_MAX as COUNT_SECONDS_MAX
 from bursar.upstream.counting import Counting, is_providers_own
 from bursar.upstream.fetch import fetch
@@ -101,10 +103,23 @@ def wire(settings: Settings, store: Store, provider_keys: Mapping[str, str]) -> 
         idle_hours=IdleHours(
             settings.defaults.run.hours,
             # The runs of `bursar run` lose their keys with it, and are gone on with as one likes.
-            {f"key:{LOCAL_KEY}": None, **{f"key:{name}": settings.run_template(name).hours for name in settings.keys}},
+            {
+                CANARY_SCOPE: None,
+                f"key:{LOCAL_KEY}": None,
+                **{f"key:{name}": settings.run_template(name).hours for name in settings.keys},
+            },
         ),
         webhooks=_webhooks(settings),
     )
+
+
+def with_canary(settings: Settings, canary: Canary) -> Settings:
+    """Give the settings with the upstream that must not be reached, and a model that has a price there only."""
+    name = canary.upstream
+    upstream = UpstreamSettings(**filled(name, {"dialect": "openai", "base_url": canary.upstream_url}))
+    model = ModelSettings(input="1", output="1", context_tokens=8192, output_tokens_max=64, upstream=name)
+    more = {"upstreams": {**settings.upstreams, name: upstream}, "models": {**settings.models, canary.model: model}}
+    return settings.model_copy(update=more)
 
 
 def desk(settings: Settings, store: Store, callers: Callers, book: Book) -> Desk:

@@ -25,6 +25,7 @@ from bursar.ledger.account import (
 )
 from bursar.ledger.books import (
     AMOUNT_MAX,
+    OWN_RUN_PREFIX,
     Balance,
     Books,
     Claim,
@@ -226,12 +227,17 @@ def _apply(books: Books, plan: Plan, changes: Changes, now: Instant) -> None:
     if plan.refused:
         for run in plan.refused:
             changes.refused[run] = changes.refused.get(run, 0) + 1
-        if isinstance(plan.answer, Denied) and plan.answer.reason is Reason.EXHAUSTED:
-            _tell(changes, telling.exhausted(plan.answer, now))
+        denied = plan.answer
+        if isinstance(denied, Denied) and denied.reason is Reason.EXHAUSTED and not _is_own(denied.scope):
+            _tell(changes, telling.exhausted(denied, now))
     if books.claims or plan.claims:
         _apply_claims(books, plan, changes)
     if plan.states or plan.limits or plan.scopes or plan.quarantine or plan.clear or plan.fence:
         _apply_rare(books, plan, changes, now)
+
+
+def _is_own(scope: str) -> bool:
+    return scope.startswith(OWN_RUN_PREFIX)
 
 
 def _apply_claims(books: Books, plan: Plan, changes: Changes) -> None:

@@ -18,6 +18,8 @@ UNITS = (Unit.USD, Unit.CALLS, Unit.TOKENS)
 USD, CALLS, TOKENS = range(3)
 UNIT_INDEX = {"usd": USD, "calls": CALLS, "tokens": TOKENS}
 RUN_PREFIX = "run:"
+OWN_RUN_PREFIX = "run:@"
+"""Runs of the gateway itself: no client can name one, and people are not told of them."""
 
 Triple = tuple[int, int, int]
 """One amount in every unit, in the order of `UNITS`."""

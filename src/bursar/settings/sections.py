@@ -37,6 +37,8 @@ class ServerSettings(Section):
     backlog_max: Annotated[int, Field(ge=1, le=65_535)] = 2048
     keepalive_seconds_max: Annotated[int, Field(ge=1, le=3600)] = 75
     drain_seconds_max: Annotated[int, Field(ge=0, le=3600)] = 30
+    canary_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """How often each worker proves that a call with nothing left is refused."""
 
 
 class PolicySettings(Section):

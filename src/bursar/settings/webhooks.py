@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from bursar.settings.values import EnvName, Section, url_trouble
 
 WebhookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-EventKind = Literal["threshold", "exhausted", "overrun", "quarantine", "loop", "asking"]
+EventKind = Literal["threshold", "exhausted", "overrun", "quarantine", "loop", "asking", "canary"]
 
 
 class WebhookSettings(Section):

@@ -21,6 +21,7 @@ from bursar.ledger.account import (
     SetState,
     Unit,
 )
+from bursar.ledger.books import OWN_RUN_PREFIX
 from bursar.ledger.periods import LIFETIME
 from bursar.ledger.store import Store
 
@@ -59,11 +60,11 @@ def wrong_scope(scope: str) -> Problem | None:
 
 
 async def budgets(store: Store, scope: str | None, now: Instant) -> list[Position] | Problem:
-    """Give every budget that limits something; of one scope all that is counted."""
+    """Give every budget that limits something, but for the gateway's own; of one scope all that is counted."""
     found = positions(await store.accounts(scope), now)
-    if scope is not None and not found:
-        return nobody(scope)
-    return [row for row in found if row.limit is not None or scope is not None]
+    if scope is None:
+        return [row for row in found if row.limit is not None and not row.scope.startswith(OWN_RUN_PREFIX)]
+    return found or nobody(scope)
 
 
 async def set_limits(

@@ -264,13 +264,13 @@ SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, st
 FROM bursar.accounts WHERE scope = ANY ($1::text[]) AND counts ORDER BY scope, id;
 
 -- name: read_runs
-SELECT scope, owner, label, opened_at, calls_refused FROM bursar.scopes WHERE scope LIKE 'run:%'
+SELECT scope, owner, label, opened_at, calls_refused FROM bursar.scopes WHERE scope LIKE 'run:%' AND scope NOT LIKE 'run:@%'
 ORDER BY opened_at DESC, scope LIMIT $1;
 
 -- name: read_runs_after
 SELECT r.scope, r.owner, r.label, r.opened_at, r.calls_refused
 FROM bursar.scopes AS last JOIN bursar.scopes AS r ON (r.opened_at, last.scope) < (last.opened_at, r.scope)
-WHERE last.scope = $2 AND r.scope LIKE 'run:%'
+WHERE last.scope = $2 AND r.scope LIKE 'run:%' AND r.scope NOT LIKE 'run:@%'
 ORDER BY r.opened_at DESC, r.scope LIMIT $1;
 
 -- name: read_run

@@ -167,13 +167,13 @@ SELECT id, scope, unit, period, cap, ceiling, held, captured, overrun, state, st
 FROM accounts WHERE scope = ?1 AND counts = 1 ORDER BY id;
 
 -- name: read_runs
-SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope GLOB 'run:*'
+SELECT scope, owner, label, opened_at, calls_refused FROM scopes WHERE scope GLOB 'run:[^@]*'
 ORDER BY opened_at DESC, scope LIMIT ?1;
 
 -- name: read_runs_after
 SELECT r.scope, r.owner, r.label, r.opened_at, r.calls_refused
 FROM scopes AS last JOIN scopes AS r ON (r.opened_at, last.scope) < (last.opened_at, r.scope)
-WHERE last.scope = ?2 AND r.scope GLOB 'run:*'
+WHERE last.scope = ?2 AND r.scope GLOB 'run:[^@]*'
 ORDER BY r.opened_at DESC, r.scope LIMIT ?1;
 
 -- name: read_run
