@@ -137,6 +137,10 @@ def test_a_run_is_opened_for_a_key_inside_another_run_with_tags() -> None:
     top = runs("open", "--key", "ci", "--usd", "2")
     inner = runs("open", "--key", "ci", "--calls", "3", "--parent", top["run"], "--tag", "job=7", "--label", "helper")
     assert top["secret"].startswith("bursar-run-")
+    shown = runs("show", inner["run"])
+    assert (shown["parents"], shown["tags"]) == ([top["run"]], ["job=7"])
+    told = CliRunner().invoke(cli, ["runs", "show", inner["run"], "--ledger", "ledger.db"]).output
+    assert f"inside: {top['run']}\ntags: job=7\n" in told
     limits = {row["unit"]: row["limit"] for row in inner["accounts"]}
     assert (inner["key"], inner["command"], limits["calls"]) == ("ci", "helper", 3)
 

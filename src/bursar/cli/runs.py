@@ -69,14 +69,20 @@ def list_(limit: int, config: Path | None, ledger: str | None, as_json: bool) ->
 @click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=20, show_default=True, help="Newest calls to show.")
 @books_options
 def show(run: str, limit: int, config: Path | None, ledger: str | None, as_json: bool) -> None:
-    """Show a run: its accounts, and its newest calls.
+    """Show a run: its accounts, the runs that it is part of, its tags, and its newest calls.
 
     Example: bursar runs show r-abcdefghijkl
     """
-    accounts, holds = run_async(_one(settings_for(config, ledger), run, limit))
+    accounts, path, holds = run_async(_one(settings_for(config, ledger), run, limit))
+    parents = [scope.removeprefix("run:") for scope in path if scope.startswith("run:")]
+    tags = [scope.removeprefix("tag:") for scope in path if scope.startswith("tag:")]
     if as_json:
-        show_json({"run": run, "accounts": list(map(account_facts, accounts)), "calls": list(map(hold_facts, holds))})
+        facts = {"run": run, "parents": parents, "tags": tags, "accounts": list(map(account_facts, accounts))}
+        show_json({**facts, "calls": list(map(hold_facts, holds))})
         return
+    for what, names in (("inside", parents), ("tags", tags)):
+        if names:
+            click.echo(f"{what}: {', '.join(names)}")
     show_table(ACCOUNT_HEAD, map(_account_line, accounts))
     click.echo()
     show_table(("CALL", "MODEL", "STATE", "HELD", "SPENT", "BASIS", "AT", "WHY"), map(hold_line, holds))
@@ -196,13 +202,13 @@ async def _rows(settings: Settings, limit: int) -> tuple[RunRow, ...]:
         return await store.runs(limit)
 
 
-async def _one(settings: Settings, run: str, limit: int) -> tuple[tuple[Account, ...], list[HoldRow]]:
+async def _one(settings: Settings, run: str, limit: int) -> tuple[tuple[Account, ...], tuple[str, ...], list[HoldRow]]:
     async with existing_books(settings) as store:
         accounts = await _accounts(store, run)
         own = {account.id for account in accounts}
         # The books keep no index of calls by run; looking through the newest is enough for people.
         holds = [hold for hold in await store.holds(None, ROWS_MAX) if own & set(hold.accounts)]
-        return accounts, holds[:limit]
+        return accounts, await store.path_of(f"run:{run}") or (), holds[:limit]
 
 
 async def _open(settings: Settings, key: str, wanted: Wanted, by: str) -> OpenedRun:
