@@ -82,6 +82,24 @@ def serve(
         except FailedError as error:
             raise SettingsError(error.message) from None
 
+    if workers == 1:
+        _serve_here(settings, read_anew, sockets, announce)
+    else:
+        environ = {"BURSAR_CONFIG": str(config.absolute()) if config else "", "BURSAR_LEDGER": settings.ledger.url}
+        _serve_by_workers(settings, read_anew, (sockets * workers)[:workers], environ, announce)
+
+
+def _serve_by_workers(
+    settings: Settings,
+    read_anew: Callable[[], Settings],
+    sockets: list[socket.socket],
+    environ: dict[str, str],
+    announce: Callable[[], None],
+) -> None:
+    from bursar.cli.supervisor import supervise
+    from bursar.edge.metrics import FOLDER_VARIABLE
+    from bursar.settings import SettingsError
+
     def can_reload() -> bool:
         try:
             read_anew()
@@ -90,22 +108,10 @@ def serve(
             return False
         return True
 
-    if workers == 1:
-        _serve_here(settings, read_anew, sockets, announce)
-    else:
-        from bursar.cli.supervisor import supervise
-        from bursar.edge.metrics import FOLDER_VARIABLE
-
-        sockets = (sockets * workers)[:workers]
-        with tempfile.TemporaryDirectory(prefix="bursar-metrics-") as folder:
-            environ = {
-                **os.environ,
-                "BURSAR_CONFIG": str(config.absolute()) if config else "",
-                "BURSAR_LEDGER": settings.ledger.url,
-                FOLDER_VARIABLE: folder,
-            }
-            if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce, can_reload)):
-                raise FailedError("the gateway cannot start; the reason is above")
+    with tempfile.TemporaryDirectory(prefix="bursar-metrics-") as folder:
+        environ = os.environ | environ | {FOLDER_VARIABLE: folder}
+        if not run_async(supervise(sockets, environ, settings.server.drain_seconds_max, announce, can_reload)):
+            raise FailedError("the gateway cannot start; the reason is above")
 
 
 def _ensure_secrets(settings: Settings) -> None:
