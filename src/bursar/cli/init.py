@@ -25,6 +25,7 @@ TEMPLATE = """\
 # backlog_max = 2048
 # keepalive_seconds_max = 75
 # drain_seconds_max = 30           # after that, calls in flight are cut and their holds are booked whole
+# canary_seconds = 60              # how often each worker proves that a spent cap refuses; docs/canary.md
 
 [defaults.run]
 # The caps of a new run. "none" sets no limit; at least one has to stay.
@@ -143,7 +144,7 @@ TEMPLATE = """\
 # [webhooks.ops]
 # url = "https://ops.example.com/bursar"   # or url_env: the variable that holds it, where it is itself a secret
 # secret_env = "OPS_WEBHOOK_SECRET"   # the variable with the secret to sign with: whsec_ and base64
-# events = ["threshold", "exhausted", "overrun", "quarantine", "loop", "asking"]   # default: all
+# events = ["threshold", "exhausted", "overrun", "quarantine", "loop", "asking", "canary"]   # default: all
 # format = "json"                  # or "slack", which needs no secret_env
 # insecure = false                 # true lets http through to a public host
 

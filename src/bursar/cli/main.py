@@ -18,6 +18,7 @@ COMMANDS = {
     "budgets": ("bursar.cli.budgets:budgets", "List, set and remove the caps of keys and runs."),
     "ledger": ("bursar.cli.ledger:ledger", "Verify, inspect, correct, export and compact the books."),
     "events": ("bursar.cli.events:events", "List and follow what people want to hear of."),
+    "canary": ("bursar.cli.canary:canary", "Show how often the gateways have proven that the cap holds."),
     "webhooks": ("bursar.cli.webhooks:webhooks", "List webhooks, and send one a test."),
     "reconcile": ("bursar.cli.reconcile:reconcile", "Compare the books with what the providers billed."),
     "prices": ("bursar.cli.prices:prices", "Show what models cost and what bounds them."),
