@@ -44,7 +44,7 @@ NEAR = (
     ),
     (r"grants|migrations|identity|adopt", {"postgres", "postgres_rows", "sqlite", "restored"}),
     (r"read_(spent|quarantined|holds_of)", {"reports", "retention"}),
-    (r"read_(run|patterns|path|holds_before)", {"runs", "contract", "postgres_rows"}),
+    (r"(read|write)_(run|idle|used|patterns|path|holds_before)", {"runs", "contract", "postgres_rows"}),
     (r"\w*(answer|lease|deliver|happenings|again|untold|pruned)", {"answers", "outbox"}),
     (r"read_", {"contract", "periods", "reports", "retention", "postgres_rows", "plans", "sqlite", "restored"}),
 )
@@ -54,7 +54,7 @@ FIRST = re.compile(
     r"|\d{4}_|holds_life|cut_former_self|read_(suspects|lives)|revoke"
 )
 """The queries, functions and migrations that money goes through."""
-SECONDS_MAX = 600
+SECONDS_MAX = 180
 LEFT_OUT = {
     "sqlite": "postgres",
     # Outages of servers of their own, and more seeds of the same: slow, and about the same SQL.

@@ -303,6 +303,12 @@ async def test_the_time_of_the_last_entry_is_told_whatever_the_clock_did(store: 
     assert (await store.survey()).at == NOON + 5 * SECOND
 
 
+async def test_a_ledger_that_was_adopted_is_adopted_again(store: PostgresStore) -> None:
+    for epoch in (1, 2):
+        assert (await store.adopt("ann")).epoch == epoch
+    assert (await store.survey()).trouble == ""
+
+
 async def test_the_tables_of_others_are_not_taken_for_a_ledger(url: str, tmp_path: Path) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute("CREATE TABLE migrations (number int); CREATE SCHEMA bursar; CREATE TABLE bursar.notes ()")
