@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 from bursar.call import Body, Refused
 from bursar.clock import Instant
-from bursar.dialects.body import RefusedError
+from bursar.dialects.body import RefusedError, shown, unreadable
 from bursar.edge import labels
 from bursar.edge.callers import ANY_USER, Caller
-from bursar.edge.runs import Named, Runs, named
+from bursar.edge.runs import BAGGAGE_RUN, OWN_RUN, PARENT, Named, Runs, named
 from bursar.ledger.account import Taken, TooManyRuns
 
+OWN_PREFIX = "x-bursar-"
+OWN_HEADERS = frozenset({OWN_RUN, PARENT, labels.OWN_TAGS, labels.OWN_USER})
+OWN_BAGGAGE = frozenset({BAGGAGE_RUN, labels.BAGGAGE_USERS[0]})
+"""In the baggage, beside the tags."""
 ORGANISATION = "org"
 """The scope of everybody's budget."""
 
@@ -64,6 +68,7 @@ class Claims:
 def claims(caller: Caller, asked: Asked, now: Instant) -> Claims | Refused:
     """Read who is spending from every place where that may be said; what contradicts itself or the key is refused."""
     try:
+        _ensure_known(asked.headers)
         tags = labels.tags(asked.headers, asked.body)
         return Claims(
             named(caller, asked.in_path, asked.headers, asked.in_body, now),
@@ -99,6 +104,17 @@ def put_together(caller: Caller, run: str, run_path: tuple[str, ...], user: str,
     who = (ORGANISATION, *_scope("team", caller.team), *_scope("user", user))
     scopes = (*_scope("run", run), *parents, caller.scope)
     return AccountPath(run, scopes, tuple(dict.fromkeys((*who, *tags, *of_run))))
+
+
+def _ensure_known(headers: Mapping[str, str]) -> None:
+    """Refuse bursar's own words misspelt: a tag that is not read would count for nothing; raises RefusedError."""
+    for header in headers:
+        if header.startswith(OWN_PREFIX) and header not in OWN_HEADERS:
+            raise unreadable(f"there is no header {shown(header)}; there are {', '.join(sorted(OWN_HEADERS))}")
+    for name, _ in labels.baggage(headers):
+        if name.startswith("bursar.") and not name.startswith(labels.BAGGAGE_TAG) and name not in OWN_BAGGAGE:
+            known = ", ".join((*sorted(OWN_BAGGAGE), f"{labels.BAGGAGE_TAG}NAME"))
+            raise unreadable(f"nothing in the header baggage is named {shown(name)}; there are {known}")
 
 
 def _scope(kind: str, name: str) -> tuple[str, ...]:

@@ -115,6 +115,13 @@ def test_what_is_meant_for_budgets_and_cannot_be_read_is_refused(headers: dict[s
     assert refusal(headers=headers)[0] == 400
 
 
+@pytest.mark.parametrize(
+    "headers", [{"x-bursar-tag": "env=prod"}, {"baggage": "bursar.tags.env=prod"}, {"x-bursar-": "a"}]
+)
+def test_a_word_of_bursars_own_that_is_misspelt_is_refused(headers: dict[str, str]) -> None:
+    assert refusal(headers=headers)[0] == 400
+
+
 def test_what_was_written_for_others_is_a_tag_only_where_it_looks_like_one() -> None:
     given = body(metadata={"topic": "two words", "a b": "c", "user_id": "u", "session_id": "s", "_user": "u"})
     assert tags(headers={"helicone-property-mood": "so so"}, given=given) == {}
