@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bursar.cli.common import USD, WrongSettingsError, say, show_json, show_table
+from bursar.cli.drill_target import ordered, provider, target_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bursar.drill.gateway import Books, Ledger
+    from bursar.drill.gateway import Books, Gateway, Ledger
     from bursar.drill.scenarios import Scenario
     from bursar.drill.storm import Progress
     from bursar.drill.verdict import Balance, Verdict
+    from bursar.drill.witness import Witness
     from bursar.ledger.store import Finding, Store
     from bursar.money import Money
+
+    Meet = Callable[[Scenario], AbstractAsyncContextManager[tuple[Witness, Gateway]]]
 
 PASSED, FAILED, COULD_NOT_RUN = 0, 1, 2
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -64,6 +68,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--junit", type=_FILE, help="Write the verdict as JUnit XML, a test case per storm and check.")
 @click.option("--html", type=_FILE, help="Write one page with the verdict and its pictures; no network, no script.")
 @click.option("--svg", type=_FILE, help="Write the pictures: spend against the cap over time.")
+@target_options
 @click.option("--list", "is_list", is_flag=True, help="List the storms and the faults, and run none.")
 @click.pass_context
 def drill(
@@ -90,8 +95,15 @@ def drill(
         return
     files = {"json": json_file, "junit": junit, "html": html, "svg": svg}
     _ensure_folders(files)
-    scenarios = scenarios_for(**options)  # type: ignore[arg-type]
-    verdicts = _run(scenarios, is_quiet=str(json_file) == "-")
+    order = ordered(options)
+    is_quiet = str(json_file) == "-"
+    if order is None:
+        scenarios = scenarios_for(**options)  # type: ignore[arg-type]
+        verdicts = _run(scenarios, _own_gateway, is_quiet)
+    else:
+        scenarios = (order.scenario,)
+        options |= order.settings
+        verdicts = _run(scenarios, lambda scenario: order.meet(), is_quiet)
     settings = {name: str(value) if name == "cap_usd" and value else value for name, value in options.items()}
     write_evidence(verdicts, {**settings, "seed": scenarios[0].seed}, files)
     sys.exit(PASSED if all(verdict.passed for verdict in verdicts) else FAILED)
@@ -127,6 +139,9 @@ def compare(before: Path, after: Path, as_json: bool) -> None:
             ],
         )
     sys.exit(FAILED if any(change.is_worse for change in changes) else PASSED)
+
+
+drill.add_command(provider)
 
 
 def _document(path: Path) -> Any:
@@ -256,18 +271,18 @@ def _with_faults(scenarios: tuple[Scenario, ...], faults: str | None) -> tuple[S
 # ---- running --------------------------------------------------------------------------------------------------------
 
 
-def _run(scenarios: tuple[Scenario, ...], is_quiet: bool) -> list[Verdict]:
+def _run(scenarios: tuple[Scenario, ...], meet: Meet, is_quiet: bool) -> list[Verdict]:
     from rich.console import Console
 
     console = Console(stderr=is_quiet, highlight=False, soft_wrap=True)
     try:
-        return asyncio.run(_series(scenarios, console))
+        return asyncio.run(_series(scenarios, meet, console))
     except (KeyboardInterrupt, asyncio.CancelledError):
         say("the drill was stopped; it says nothing about the cap")
         sys.exit(COULD_NOT_RUN)
 
 
-async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Verdict]:
+async def _series(scenarios: tuple[Scenario, ...], meet: Meet, console: Console) -> list[Verdict]:
     from bursar.drill.gateway import BooksClosedError
     from bursar.drill.places import CannotRunError
 
@@ -278,7 +293,7 @@ async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Ver
     verdicts = []
     for scenario in scenarios:
         try:
-            verdict = await _one(scenario, console)
+            verdict = await _one(scenario, meet, console)
         except (CannotRunError, BooksClosedError, OSError) as error:
             say(f"the drill could not run: {error}")
             sys.exit(COULD_NOT_RUN)
@@ -292,26 +307,32 @@ async def _series(scenarios: tuple[Scenario, ...], console: Console) -> list[Ver
     return verdicts
 
 
-async def _one(scenario: Scenario, console: Console) -> Verdict:
+async def _one(scenario: Scenario, meet: Meet, console: Console) -> Verdict:
+    from bursar.drill.storm import Storm
+    from bursar.drill.verdict import judge
+
+    console.print(f"[bold]{scenario.name}[/]: {scenario.says}")
+    console.print(f"  {scenario.where}, seed {scenario.seed}")
+    async with meet(scenario) as (witness, gateway):
+        with _progress(scenario, console) as tell:
+            measured = await Storm(scenario, witness, gateway, tell).run()
+    return judge(scenario, measured)
+
+
+@asynccontextmanager
+async def _own_gateway(scenario: Scenario) -> AsyncIterator[tuple[Witness, Gateway]]:
+    """Start a fake provider and a gateway for one storm."""
     from bursar.drill.fake_provider import FakeProvider
     from bursar.drill.gateway import BursarServe
     from bursar.drill.places import place_for
-    from bursar.drill.storm import Storm, provider_config
-    from bursar.drill.verdict import judge
+    from bursar.drill.storm import provider_config
     from bursar.drill.witness import OwnTill
 
-    console.print(f"[bold]{scenario.name}[/]: {scenario.says}")
-    gateways = f"{scenario.gateways} gateways with " if scenario.gateways > 1 else ""
-    console.print(
-        f"  {scenario.agents} agents, {gateways}{scenario.workers} workers on {scenario.store}, seed {scenario.seed}"
-    )
     async with (
         FakeProvider(provider_config(scenario)) as provider,
         BursarServe(scenario, provider.base_url, place_for(scenario.store, scenario.blows), _opened) as gateway,
     ):
-        with _progress(scenario, console) as tell:
-            measured = await Storm(scenario, OwnTill(provider.till), gateway, tell).run()
-    return judge(scenario, measured)
+        yield OwnTill(provider.till), gateway
 
 
 class StoreLedger:

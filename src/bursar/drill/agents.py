@@ -6,10 +6,10 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -18,6 +18,8 @@ RETRIES_MAX = 2
 BACKOFF_SECONDS = 0.1
 CALL_SECONDS_MAX = 60.0
 _RETRIED = frozenset({408, 409, 429})
+# What says of itself that it will be the same the next time.
+_LASTING = frozenset({401, 403, 404})
 # Real vocabularies make one token of each of these and the space before it: of four bytes, a little less on average,
 # so that whoever counts the text with them comes out above what the fake provider bills.
 _SHORT_WORDS = ("to", "me", "as", "is", "on", "of", "we", "so", "or", "if", "by", "my")
@@ -56,6 +58,11 @@ class Outcome(StrEnum):
     HUNG_UP = "hung_up"
     """The agent itself left in the middle."""
     TIMEOUT = "timeout"
+    STOPPED = "stopped"
+    """Not sent: the drill itself has no more money for it."""
+
+
+_ENDS = frozenset({Outcome.EXHAUSTED, Outcome.HELD, Outcome.REFUSED, Outcome.STOPPED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +96,35 @@ class Habit:
     hangs_up_percent: int
     calls_max: int
     """An agent that nobody stops, stops here; a drill in which that happens has failed."""
+    errors_max: int = 1_000_000
+    """So many calls in a row without an answer, and it stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a gateway is spoken to beyond the API of a provider, and how it says no."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that are added to every request."""
+    reads: Callable[[int, bytes], tuple[Outcome, str]] | None = None
+    """From status and body of what is no answer to what it means, and its code; None: as bursar says it."""
+
+
+class Purse(Protocol):
+    """The drill's own money, where calls cost real money."""
+
+    def take(self, request: bytes, output_tokens_max: int | None) -> int | None:
+        """Set the most that a call can cost aside; None when there is not that much left."""
+        ...
+
+    def settle(self, taken: int, reply: bytes) -> None:
+        """Put back what a reply did not cost; one whose cost is not known has cost everything."""
+        ...
+
+    def refund(self, taken: int) -> None:
+        """Put back everything: an error of the client's, which nobody bills."""
+        ...
 
 
 @dataclass(slots=True)
@@ -102,6 +138,8 @@ class Agent:
     rng: random.Random
     seen: Callable[[Attempt], None]
     """Told of every attempt as it ends."""
+    manner: Manner = field(default_factory=Manner)
+    purse: Purse | None = None
     _text: str = field(init=False)
     _sent: int = 0
 
@@ -110,9 +148,11 @@ class Agent:
 
     async def run(self, session: aiohttp.ClientSession) -> None:
         """Call until a refusal that must not be retried, or until retries have run out on one that may."""
+        errors = 0
         for call in range(self.habit.calls_max):
             attempt = await self._call(session, call)
-            if attempt.outcome in (Outcome.EXHAUSTED, Outcome.HELD, Outcome.REFUSED):
+            errors = 0 if attempt.outcome is Outcome.ANSWERED else errors + 1
+            if attempt.outcome in _ENDS or errors >= self.habit.errors_max:
                 return
 
     async def ask_once(self, session: aiohttp.ClientSession) -> Attempt:
@@ -157,20 +197,36 @@ class Agent:
     async def _exchange(self, session: aiohttp.ClientSession) -> tuple[Outcome, int, str, float | None]:
         method = "streamGenerateContent?alt=sse" if self.habit.stream else "generateContent"
         url = self.base_url + PATHS[self.habit.dialect].format(model=self.habit.model, method=method)
-        async with session.post(url, data=self._body(), headers=self._headers()) as response:
-            body = await response.read()
-            if response.status == 200:
-                if not self._is_complete(body):
-                    return Outcome.BROKEN, 200, "incomplete", None
-                self._grow(body)
-                return Outcome.ANSWERED, 200, "", None
-            code = refusal_code(body)
-            return _outcome(code), response.status, code, _retry_after(response)
+        request = self._body()
+        taken = self.purse.take(request, self.habit.max_tokens) if self.purse is not None else 0
+        if taken is None:
+            return Outcome.STOPPED, 0, "", None
+        reply, is_free = b"", False
+        try:
+            async with session.post(url, data=request, headers=self._headers()) as response:
+                reply = await response.read()
+                is_free = 400 <= response.status < 500
+                return self._read(response, reply)
+        finally:
+            if self.purse is not None and is_free:
+                self.purse.refund(taken)
+            elif self.purse is not None:
+                self.purse.settle(taken, reply)
+
+    def _read(self, response: aiohttp.ClientResponse, body: bytes) -> tuple[Outcome, int, str, float | None]:
+        if response.status == 200:
+            if not self._is_complete(body):
+                return Outcome.BROKEN, 200, "incomplete", None
+            self._grow(body)
+            return Outcome.ANSWERED, 200, "", None
+        reads = self.manner.reads or read_refusal
+        outcome, code = reads(response.status, body)
+        return outcome, response.status, code, _retry_after(response)
 
     # ---- the request -----------------------------------------------------------------------------------------------
 
     def _headers(self) -> dict[str, str]:
-        headers = {"content-type": "application/json", "user-agent": "bursar-drill"}
+        headers = {"content-type": "application/json", "user-agent": "bursar-drill", **self.manner.headers}
         if self.habit.dialect == "messages":
             return {**headers, "x-api-key": self.key, "anthropic-version": "2023-06-01"}
         if self.habit.dialect == "gemini":
@@ -185,8 +241,8 @@ class Agent:
         if habit.dialect == "gemini":
             config = {} if habit.max_tokens is None else {"maxOutputTokens": habit.max_tokens}
             contents = [{"role": "user", "parts": [{"text": text}]}]
-            return json.dumps({"contents": contents, "generationConfig": config}).encode()
-        body: dict[str, Any] = {"model": habit.model}
+            return json.dumps({"contents": contents, "generationConfig": config, **self.manner.body}).encode()
+        body: dict[str, Any] = {"model": habit.model, **self.manner.body}
         messages = [{"role": "user", "content": text}]
         if habit.dialect == "responses":
             body["input"] = messages
@@ -227,6 +283,39 @@ def refusal_code(body: bytes) -> str:
             code = holder["bursar"].get("code") or holder.get("code") or holder.get("type")
             return str(code)
     return ""
+
+
+def read_refusal(_status: int, body: bytes) -> tuple[Outcome, str]:
+    """Read what is no answer as bursar says it."""
+    code = refusal_code(body)
+    return _outcome(code), code
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What gives a kind of refusal away: a status, a piece of the body, or both."""
+
+    status: int = 0
+    """0 stands for any."""
+    has: str = ""
+    """In any case of letters."""
+
+    def fits(self, status: int, text: str) -> bool:
+        """Tell whether an error reads so; `text` is its body in small letters."""
+        return self.status in (0, status) and self.has.lower() in text
+
+
+def reader(spent: Sequence[Sign], held: Sequence[Sign]) -> Callable[[int, bytes], tuple[Outcome, str]]:
+    """Make a reader of errors for a gateway that gives a spent and a held cap away by these signs."""
+
+    def read(status: int, body: bytes) -> tuple[Outcome, str]:
+        text = body.decode("utf-8", "replace").lower()
+        for outcome, signs in ((Outcome.HELD, held), (Outcome.EXHAUSTED, spent)):
+            if any(sign.fits(status, text) for sign in signs):
+                return outcome, f"{outcome}_{status}"
+        return (Outcome.REFUSED if status in _LASTING else Outcome.ERROR), f"status_{status}"
+
+    return read
 
 
 def _outcome(code: str) -> Outcome:

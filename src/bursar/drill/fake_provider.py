@@ -18,7 +18,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -295,15 +295,20 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
 
-async def _run(host: str, port: int, config: Config) -> None:
+async def serve(config: Config, host: str, port: int, tell: Callable[[str], None]) -> None:
+    """Run a fake provider until the process is told to stop; `tell` hears its base URL when it listens."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopped.set)
     async with FakeProvider(config, host, port) as provider:
-        sys.stdout.write(provider.base_url + "\n")
-        sys.stdout.flush()
+        tell(provider.base_url)
         await stopped.wait()
+
+
+def _say(base_url: str) -> None:
+    sys.stdout.write(base_url + "\n")
+    sys.stdout.flush()
 
 
 def _read_config(text: str) -> Config:
@@ -327,7 +332,7 @@ def main() -> int:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.run(_run(options.host, options.port, config))
+    asyncio.run(serve(config, options.host, options.port, _say))
     return 0
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from bursar.drill.agents import Manner, Purse
 from bursar.drill.places import CannotRunError, Place
 from bursar.drill.scenarios import KILL, Scenario
 from bursar.drill.verdict import Balance
@@ -76,6 +77,11 @@ class Gateway(Protocol):
     scope: str
     """The run as the ledger names it."""
     ledger: Ledger
+    has_books: bool
+    """Whether the ledger is seen; else what it gives is empty and says nothing."""
+    manner: Manner
+    purse: Purse | None
+    """What pays for the calls, where they cost real money."""
 
     async def strike(self, blow: str, rng: random.Random) -> bool:
         """Let something befall a worker or the store, and return when it is over; False when it was not possible."""
@@ -84,6 +90,10 @@ class Gateway(Protocol):
 
 class BursarServe:
     """Gateways of `bursar serve` with their workers, all on one ledger; leaves no process, port or file behind."""
+
+    has_books = True
+    manner = Manner()
+    purse: Purse | None = None
 
     def __init__(
         self,

@@ -73,11 +73,9 @@ def _section(verdict: Verdict) -> str:
         f"{escape(check.name)}: <span class=soft>{escape(check.found)}</span></li>"
         for check in verdict.checks
     )
-    gateways = f"{scenario.gateways} gateways with " if scenario.gateways > 1 else ""
-    ran = f"{scenario.agents} agents, {gateways}{scenario.workers} workers on {scenario.store}"
     return (
         f"<h2>{escape(scenario.name)}: {_coloured(verdict.passed)}</h2><p>{escape(scenario.says)}</p>"
-        f"<p class=soft>{escape(ran)}, seed {scenario.seed}</p>"
+        f"<p class=soft>{escape(scenario.where)}, seed {scenario.seed}</p>"
         f"<figure>{figure(timeline(scenario, verdict.measured))}</figure>"
         f"<ul>{checks}</ul>{_list(facts(verdict))}"
     )

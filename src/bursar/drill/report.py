@@ -14,6 +14,7 @@ from bursar.drill.timeline import timeline
 from bursar.drill.verdict import Figures, Verdict, percent_of, shown, usd
 
 FORMAT = 1
+NOT_SEEN = "what is held, and whether the books balance and cover the bill: the books of this gateway are not seen here"
 _PACKAGES = ("bursar", "aiohttp", "genai-prices", "httptools", "uvicorn", "uvloop")
 
 
@@ -27,9 +28,14 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
         ("first refusal", _first_refusal(figures)),
         ("used in the end", percent_of(figures.used, figures.cap)),
         ("refusals", _refusals(figures)),
-        ("still held", f"{usd(figures.held)}, {figures.holds_open} holds"),
-        ("booked", _booked(figures)),
     ]
+    if verdict.measured.has_books:
+        lines += [
+            ("still held", f"{usd(figures.held)}, {figures.holds_open} holds"),
+            ("booked", _booked(figures)),
+        ]
+    else:
+        lines.append(("not checked", NOT_SEEN))
     if verdict.scenario.has_trouble:
         trouble = {name: count for name, count in figures.outcomes.items() if name not in ("answered", "exhausted")}
         happened = [f"{count} {name.replace('_', ' ')}" for name, count in sorted(trouble.items())]

@@ -58,6 +58,18 @@ class Scenario:
     usable_percent_min: int = 90
     """How much of the cap must be billed when the first call is refused as the cap is spent; in trouble, booked."""
     seed: int = 1
+    target: str = ""
+    """The gateway that is stormed, when somebody else runs it."""
+    errors_max: int = 1_000_000
+    """So many calls in a row without an answer, and an agent stops."""
+
+    @property
+    def where(self) -> str:
+        """Tell what is stormed, for people."""
+        if self.target:
+            return f"{self.agents} agents on {self.target}"
+        gateways = f"{self.gateways} gateways with " if self.gateways > 1 else ""
+        return f"{self.agents} agents, {gateways}{self.workers} workers on {self.store}"
 
     @property
     def has_trouble(self) -> bool:

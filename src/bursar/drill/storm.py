@@ -23,6 +23,8 @@ LOOK_SECONDS = 0.05
 STORM_SECONDS_MAX = 120.0
 CALM_SECONDS_MAX = 30.0
 CALLS_PER_AGENT_MAX = 2_000
+OVER_TIMES_MAX = 5
+"""A till of so many times the cap says enough: the agents are stopped."""
 PROBES_MAX = 20
 # The first blow falls when this much of the cap is used, and so on; many blows stand closer.
 _BLOW_STEP_PERCENT = 15
@@ -54,6 +56,7 @@ class Storm:
     struck: list[Struck] = field(default_factory=list)
     _seen: Seen = field(default_factory=Seen)
     _agents_left: int = 0
+    _limit: asyncio.Timeout | None = None
     _blow: asyncio.Task[None] | None = None
 
     async def run(self) -> Measured:
@@ -87,6 +90,7 @@ class Storm:
             seconds=round(time.monotonic() - began),
             began_at_us=began_at_us,
             struck=tuple(self.struck),
+            has_books=self.gateway.has_books,
         )
 
     async def _agents(self, rng: random.Random, session: aiohttp.ClientSession) -> list[Agent]:
@@ -98,13 +102,15 @@ class Storm:
                 key=self.gateway.key,
                 rng=random.Random(rng.random()),  # noqa: S311 - as above
                 seen=self.attempts.append,
+                manner=self.gateway.manner,
+                purse=self.gateway.purse,
             )
             for number in range(self.scenario.agents)
         ]
         self._agents_left = len(agents)
         with contextlib.suppress(TimeoutError):
             # Agents that nobody stops are cut off here, and the verdict says so.
-            async with asyncio.timeout(STORM_SECONDS_MAX), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(STORM_SECONDS_MAX) as self._limit, asyncio.TaskGroup() as group:
                 for agent in agents:
                     group.create_task(self._live(agent, session))
         return agents
@@ -142,6 +148,8 @@ class Storm:
             while True:
                 with contextlib.suppress(BooksClosedError):
                     self._strike(await self._look(), rng)
+                if self._used() > OVER_TIMES_MAX * self._cap():
+                    self._give_up()
                 self.tell(self._progress())
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
@@ -160,13 +168,18 @@ class Storm:
                 booked=Books(balances, 0, ()).booked(self.gateway.scope),
                 at_us=now_us(),
                 used=self._used(),
-                captured=sum(row.captured + row.overrun for row in own),
-                held=sum(row.held for row in own),
+                captured=sum(row.captured + row.overrun for row in own) if self.gateway.has_books else None,
+                held=sum(row.held for row in own) if self.gateway.has_books else None,
                 in_flight=seen.in_flight,
                 refusals=self._refusals(),
             )
         )
         return balances
+
+    def _give_up(self) -> None:
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
+        self._limit = None
 
     def _strike(self, balances: tuple[Balance, ...], rng: random.Random) -> None:
         """Let the next blow fall when it is due and the one before is over."""
@@ -220,6 +233,7 @@ def habit(scenario: Scenario, number: int, rng: random.Random) -> Habit:
         grows=rng.randrange(100) < scenario.growing_percent,
         hangs_up_percent=scenario.hang_up_percent,
         calls_max=CALLS_PER_AGENT_MAX,
+        errors_max=scenario.errors_max,
     )
 
 
