@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-import re
 import dataclasses
 import inspect
+import re
 
 import pytest
 from source_tree import Module, called_name, calls_of, functions, last_name, module, modules
