@@ -258,6 +258,21 @@ async def test_states_limits_and_quarantine_of_the_past_still_hold(store: Store,
     assert await store.audit() == ()
 
 
+async def test_a_model_that_is_let_through_again_beside_others_leaves_the_base(store: Store, clock: Hands) -> None:
+    for model in ("m2", "m3"):
+        await hold(store, model, model=model)
+        await settle(store, model, 200)
+        await store.submit(SetState(RUN, AccountState.OPEN))
+    pass_days(clock, 3)
+    await compact(store)
+    await store.submit(ClearModel("m2"))
+    pass_days(clock, 3)
+    await store.submit(SetState(RUN, AccountState.STOPPED))
+    await compact(store)
+    assert [row.model for row in await store.quarantined()] == ["m3"]
+    assert await store.audit() == ()
+
+
 async def test_what_was_spent_by_day_stays_what_it_was(store: Store, clock: Hands) -> None:
     for day in range(6):
         for call in ("met", "lost", "void"):
