@@ -17,6 +17,7 @@ from bursar.ledger.account import (
     Granted,
     Limits,
     Note,
+    OpenScope,
     Reason,
     SetLimit,
     SetState,
@@ -156,6 +157,13 @@ def test_a_threshold_of_a_rolling_window_is_that_of_all_its_slots() -> None:
     newest = [balance.name for balance in store.books.scopes[RUN] if "rolling" in balance.name]
     assert [happening.subject] == newest
     assert json.loads(happening.detail) == {"unit": "usd", "percent": 50, "limit": 10_000, "spent": 5_000}
+
+
+def test_nobody_is_told_that_a_run_of_the_gateway_itself_is_spent() -> None:
+    store = opened()
+    store.do(OpenScope("run:@own", KEY, Limits(usd=0, calls=0)))
+    assert isinstance(store.do(authorize("c1", scopes=("run:@own", KEY))), Denied)
+    assert store.happenings == []
 
 
 def test_the_first_refusal_of_a_limit_is_told_and_that_it_is_spent() -> None:

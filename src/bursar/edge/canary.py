@@ -221,13 +221,14 @@ class Canary:
 
     async def _open(self) -> None:
         """Open the account with nothing left, and make it so again where somebody has changed it."""
-        for scope, owner, limits in ((KEY_SCOPE, "", Limits()), (RUN_SCOPE, KEY_SCOPE, _EMPTY)):
-            opened = await self._store.submit(OpenScope(scope, owner, limits, label="canary"))
-            for account in opened.accounts if isinstance(opened, Opened) else ():
-                if scope == RUN_SCOPE and account.limit != 0:
-                    await self._store.submit(SetLimit(scope, account.unit, 0, by=BY))
-                if account.state != AccountState.OPEN:
-                    await self._store.submit(SetState(scope, AccountState.OPEN, BY))
+        key, run = OpenScope(KEY_SCOPE, "", Limits()), OpenScope(RUN_SCOPE, KEY_SCOPE, _EMPTY, label="canary")
+        # Together, they are one transaction.
+        answers = await asyncio.gather(self._store.submit(key), self._store.submit(run))
+        for account in (account for opened in answers if isinstance(opened, Opened) for account in opened.accounts):
+            if account.scope == RUN_SCOPE and account.limit != 0:
+                await self._store.submit(SetLimit(RUN_SCOPE, account.unit, 0, by=BY))
+            if account.state != AccountState.OPEN:
+                await self._store.submit(SetState(account.scope, AccountState.OPEN, BY))
         self._is_opened = True
 
     async def _ask(self) -> Fetched | None:
