@@ -71,4 +71,7 @@ async def test_the_next_request_meets_the_new_settings_and_a_stream_in_flight_en
         done = await finished(process)
         assert done.status == 0
         settings(here, "*", "")
+        # The canary has gone through the gateway with the new settings, too.
+        history = await here.json("canary")
+        assert (history["refused"] > int(workers), history["turns"]) == (True, [])
         assert (await here.json("ledger", "verify"))["agrees"] is True

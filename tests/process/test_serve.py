@@ -75,12 +75,16 @@ async def test_it_serves_drains_and_ends_well(tmp_path: Path, workers: str) -> N
     async with bench(tmp_path, Config(first_byte_ms=300)) as here:
         secret = await key(here)
         process, url = await serving(here, "--workers", workers)
+        # Each worker has proven itself by now, whichever is asked.
+        assert json.loads(await asyncio.to_thread(get, f"{url}/readyz"))["canary"] == "green"
+        assert "\nbursar_canary_up 1.0\n" in await asyncio.to_thread(get, f"{url}/metrics")
         call = asyncio.create_task(asyncio.to_thread(post, url, secret))
         await here.asked()
         process.terminate()
         assert await call == 200
         done = await finished(process)
         assert (done.status, done.err) == (0, "")
+        assert (await here.json("canary"))["refused"] >= int(workers)
         assert await here.json("ledger", "holds") == []
         assert (await here.json("ledger", "verify"))["agrees"] is True
 
