@@ -36,19 +36,20 @@ def error(**fields: object) -> bytes:
     ],
 )
 def test_each_kind_of_gateway_is_understood(kind: str, status: int, body: bytes, outcome: Outcome) -> None:
-    reads = find_kind(kind).manner("r", "k").reads
+    reads = find_kind(kind).manner("r", "k", "1").reads
     assert reads is not None
     assert reads(status, body)[0] is outcome
 
 
 def test_a_run_is_named_as_each_gateway_wants_it() -> None:
     assert find_kind("bursar").base_url("http://gate/v1", "r7") == "http://gate/r/r7"
-    assert find_kind("bursar").manner("r7", "k").reads is None
-    litellm = find_kind("litellm").manner("r7", "k")
+    assert find_kind("bursar").manner("r7", "k", "0.10").reads is None
+    litellm = find_kind("litellm").manner("r7", "k", "0.10")
     assert litellm.body == {"metadata": {"session_id": "r7"}}
     assert find_kind("litellm").base_url("http://gate/", "r7") == "http://gate"
-    assert json.loads(find_kind("portkey").manner("r7", "k").headers["x-portkey-metadata"]) == {"run": "r7"}
-    assert find_kind("portkey").manner("r7", "k").headers["x-portkey-api-key"] == "k"
+    assert json.loads(find_kind("portkey").manner("r7", "k", "0.10").headers["x-portkey-metadata"]) == {"run": "r7"}
+    assert find_kind("portkey").manner("r7", "k", "0.10").headers["x-portkey-api-key"] == "k"
+    assert find_kind("inferrail").manner("r7", "k", "0.10").headers["x-inferrail-budget-usd"] == "0.10"
     assert all(kind.says for kind in KINDS)
 
 
@@ -57,7 +58,7 @@ def test_another_gateway_is_described_in_a_file(tmp_path: Path) -> None:
     file.write_text('headers = { "x-run" = "{run}" }\nspent = [{ status = 418 }]\nheld = [{ has = "busy" }]\n')
     kind = find_kind(str(file))
     assert (kind.name, kind.spent, kind.held) == ("mine", (Sign(418),), (Sign(has="busy"),))
-    assert kind.manner("r", "k").headers == {"x-run": "r"}
+    assert kind.manner("r", "k", "1").headers == {"x-run": "r"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def target_options(command: F) -> F:
         click.option("--key", envvar="BURSAR_DRILL_KEY", help="The key of the agents there; or in BURSAR_DRILL_KEY."),
         click.option("--model", help="What that gateway calls the model."),
         click.option("--till", metavar="URL", help=f"Where its provider is; default http://127.0.0.1:{PORT}."),
-        click.option("--gateway", metavar="KIND", help="bursar, litellm, hardcap, portkey, openai, or FILE.toml."),
+        click.option(
+            "--gateway", metavar="KIND", help="bursar, litellm, inferrail, hardcap, portkey, openai, or FILE.toml."
+        ),
         click.option("--run", metavar="NAME", help="How the run is called there; default a fresh name."),
         click.option("--real", is_flag=True, help="Its provider is a real one: costs money, asks before."),
         click.option("--max-usd", type=USD, metavar="USD", help="With --real: what the drill may spend in all."),
@@ -83,8 +85,9 @@ def ordered(options: dict[str, Any]) -> Ordered | None:
     purse = _purse(own, scenario) if own["real"] else None
     settings = {name: own[name] for name in ("target", "model", "till", "run", "real", "price_as")}
     settings |= {"gateway": kind.name, "max_usd": str(own["max_usd"]) if own["max_usd"] else None}
+    cap = str(options["cap_usd"] or options["cap_calls"])
     run = own["run"] or f"drill-{time.time_ns() // 1_000_000}"
-    return Ordered(scenario, lambda: _met(kind, own, run, purse), settings)
+    return Ordered(scenario, lambda: _met(kind, own, run, cap, purse), settings)
 
 
 def _kind(name: str) -> Kind:
@@ -151,11 +154,11 @@ def _purse(own: Mapping[str, Any], scenario: Scenario) -> RealPurse:
 
 @asynccontextmanager
 async def _met(
-    kind: Kind, own: Mapping[str, Any], run: str, purse: RealPurse | None
+    kind: Kind, own: Mapping[str, Any], run: str, cap: str, purse: RealPurse | None
 ) -> AsyncIterator[tuple[Witness, Gateway]]:
     from bursar.drill.target import FarTill, RunningGateway
 
-    gateway = RunningGateway(kind, own["target"], run, own["key"], purse)
+    gateway = RunningGateway(kind, own["target"], run, own["key"], cap, purse)
     if purse is not None:
         yield purse, gateway
         return

@@ -17,7 +17,7 @@ class UnknownGatewayError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of gateway; `{run}` and `{key}` in path, headers and body are replaced."""
+    """One kind of gateway; `{run}`, `{key}` and `{cap}` in headers and body are replaced, `{run}` in the path."""
 
     name: str
     says: str
@@ -31,11 +31,12 @@ class Kind:
     held: tuple[Sign, ...] = ()
     """What says that the rest of a cap is held by others just now."""
 
-    def manner(self, run: str, key: str) -> Manner:
-        """Give what agents do at this gateway for one run."""
+    def manner(self, run: str, key: str, cap: str) -> Manner:
+        """Give what agents do at this gateway for one run; `cap` is in dollars, or a number of calls."""
+        values = {"run": run, "key": key, "cap": cap}
         return Manner(
-            headers={name: _filled(value, run, key) for name, value in self.headers.items()},
-            body={name: _filled(value, run, key) for name, value in self.body.items()},
+            headers={name: _filled(value, values) for name, value in self.headers.items()},
+            body={name: _filled(value, values) for name, value in self.body.items()},
             reads=reader(self.spent, self.held) if self.spent or self.held else None,
         )
 
@@ -60,6 +61,12 @@ KINDS: tuple[Kind, ...] = (
         "the token budget of the tenant whose key it is; it knows no runs",
         spent=(Sign(429, "budget_exceeded"),),
         held=(Sign(429, "budget_busy"),),
+    ),
+    Kind(
+        "inferrail",
+        "the agents send the cap along, with the name of the run",
+        headers={"x-inferrail-attribute-work-id": "{run}", "x-inferrail-budget-usd": "{cap}"},
+        spent=(Sign(402, "INFERRAIL_E010"),),
     ),
     Kind(
         "portkey",
@@ -93,10 +100,11 @@ def find_kind(name: str) -> Kind:
     return kind
 
 
-def _filled(value: Any, run: str, key: str) -> Any:
-    """Put run and key into every text of a piece of JSON."""
-    if isinstance(value, str):
-        return value.replace("{run}", run).replace("{key}", key)
+def _filled(value: Any, values: Mapping[str, str]) -> Any:
+    """Put the values into every text of a piece of JSON."""
     if isinstance(value, Mapping):
-        return {name: _filled(item, run, key) for name, item in value.items()}
+        return {name: _filled(item, values) for name, item in value.items()}
+    if isinstance(value, str):
+        for name, known in values.items():
+            value = value.replace(f"{{{name}}}", known)
     return value

@@ -37,10 +37,10 @@ class RunningGateway:
     has_books = False
     scope = ""
 
-    def __init__(self, kind: Kind, target: str, run: str, key: str, purse: Purse | None = None) -> None:
+    def __init__(self, kind: Kind, target: str, run: str, key: str, cap: str, purse: Purse | None = None) -> None:
         self.base_urls: tuple[str, ...] = (kind.base_url(target, run),)
         self.key = key
-        self.manner: Manner = kind.manner(run, key)
+        self.manner: Manner = kind.manner(run, key, cap)
         self.purse: Purse | None = purse
         self.ledger: Ledger = NoBooks()
 
