@@ -23,6 +23,7 @@ from bursar.edge.callers import ANY_MODEL, Caller, digest, new_run_secret
 from bursar.ledger.account import AccountState, Limits, Opened, OpenScope, SetLimit, SetState
 from bursar.ledger.books import OWN_RUN_PREFIX, RUN_PREFIX
 from bursar.ledger.store import LedgerUnavailableError, Store
+from bursar.money import BrokenInvariantError
 from bursar.upstream.fetch import Fetched, FetchError, fetch
 
 _log = logging.getLogger("bursar.canary")
@@ -216,6 +217,8 @@ class Canary:
                 await self._tell()
         except LedgerUnavailableError as error:
             self._unsure(f"the ledger is unavailable: {error}")
+        except BrokenInvariantError as error:
+            self._turn(State.RED, f"the ledger is in contradiction with itself: {error}")
         finally:
             self._has_answer.set()
 
