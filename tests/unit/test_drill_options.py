@@ -30,6 +30,13 @@ def test_a_cap_replaces_the_series() -> None:
     assert [storm.name for storm in chosen(cap_calls=7, cap_usd=Money(5))] == ["calls", "dollars"]
 
 
+def test_storms_are_chosen_by_name() -> None:
+    assert [storm.name for storm in chosen(only="trouble, calls")] == ["trouble", "calls"]
+    done = CliRunner().invoke(drill, ["--only", "calls,storm"])
+    assert done.exit_code == 2
+    assert "'storm' is none of: calls, dollars, trouble, long" in done.output
+
+
 def test_other_options_change_every_storm() -> None:
     for storm in chosen(agents=3, workers=2, latency_ms=5, dialect="messages", stream=True, seed=9):
         assert (storm.agents, storm.workers, storm.latency_ms, storm.seed) == (3, 2, 5, 9)
