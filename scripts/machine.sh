@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the tests need of the machine beside python3, pip, make and git: PostgreSQL's server programs (no running server).
+# What the tests need of the machine beside python3, pip, make and git: PostgreSQL's server programs (no running server),
+# and Chromium, without which the page of a drill is not looked at.
 # Installs what is missing where it may (root, or sudo without a password, on Debian and its kin); else says what to do.
 set -euo pipefail
 
@@ -26,4 +27,9 @@ if ! has_postgres; then
   # The tests start servers of their own; a server of the machine would be one that nobody asked for.
   as_root sed -i "s/^#\?create_main_cluster.*/create_main_cluster = false/" /etc/postgresql-common/createcluster.conf
   install postgresql "PostgreSQL's server programs"
+fi
+
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null; then
+  (install chromium "Chromium, for the page of a drill" && install fonts-dejavu-core "a font for it") \
+    || echo "without Chromium the page of a drill is not looked at; everything else is tested" >&2
 fi

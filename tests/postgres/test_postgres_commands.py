@@ -63,7 +63,7 @@ def test_the_books_are_verified_exported_and_held(ledger: str) -> None:
     assert "agree" in bursar("ledger", "verify", "--ledger", ledger).output
     assert bursar("ledger", "holds", "--json", "--ledger", ledger).stdout.strip() == "[]"
     lines = bursar("ledger", "export", "--ledger", ledger).stdout.splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["open", "limit"]
+    assert [json.loads(line)["kind"] for line in lines] == ["open", "limit", "note"]
     assert "nothing is missing" in bursar("ledger", "adopt", "--yes", "--ledger", ledger).output
 
 
@@ -71,7 +71,7 @@ def test_the_ledger_of_the_settings_has_the_marker_of_the_settings(ledger: str, 
     marker = tmp_path / "marks" / "own.json"
     Path("bursar.toml").write_text(f'[ledger]\nurl = "{ledger}"\nmarker = "{marker}"\n')
     assert bursar("keys", "create", "ci", "--usd", "5").exit_code == 0
-    assert json.loads(marker.read_text())["entries"] == 2
+    assert json.loads(marker.read_text())["entries"] == 3
     assert not (tmp_path / "state" / "bursar" / "ledgers").exists()
     assert bursar("keys", "list", "--ledger", ledger).exit_code == 0
     assert len(list((tmp_path / "state" / "bursar" / "ledgers").iterdir())) == 1

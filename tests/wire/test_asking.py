@@ -19,7 +19,7 @@ from bursar.ledger.account import AccountState, SetLimit, SetState, Unit
 
 async def wired(folder: Path, seconds: float) -> AsyncIterator[Wire]:
     keys = {"wire": {"key_env": KEY_ENV, "run": {"usd": "1.00", "calls": 1}}}
-    async with wire_up(folder, keys=keys, policy={"ask_seconds_max": seconds}) as wire:
+    async with wire_up(folder, keys=keys, policy={"ask_seconds_max": seconds, "wait_seconds_max": 30}) as wire:
         wire.provider.script = play(answer(CHAT.reply))
         assert (await ask(wire)).status == 200
         yield wire

@@ -170,7 +170,7 @@ async def _clear(settings: Settings, model: str, by: str) -> None:
     from bursar.edge.admin import books
 
     if not await _quarantined(settings):
-        raise FailedError("no model is in quarantine")
+        raise FailedError(f"{model} is not in quarantine; no model is")
     async with existing_books(settings) as store:
         if problem := await books.clear_model(store, model, by):
             raise FailedError(problem.message)
