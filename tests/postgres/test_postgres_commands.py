@@ -74,4 +74,7 @@ def test_the_ledger_of_the_settings_has_the_marker_of_the_settings(ledger: str, 
     assert json.loads(marker.read_text())["entries"] == 3
     assert not (tmp_path / "state" / "bursar" / "ledgers").exists()
     assert bursar("keys", "list", "--ledger", ledger).exit_code == 0
+    assert not (tmp_path / "state" / "bursar" / "ledgers").exists()
+    # Said in another way it is not known to be the ledger of the settings, and has a marker of its own.
+    assert bursar("keys", "list", "--ledger", f"{ledger}?application_name=other").exit_code == 0
     assert len(list((tmp_path / "state" / "bursar" / "ledgers").iterdir())) == 1
