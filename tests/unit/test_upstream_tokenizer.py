@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
@@ -176,8 +177,27 @@ def test_texts_that_are_run_together_stay_within_the_margin(seed: int) -> None:
     for _ in range(400):
         letters = "".join(rng.sample(ALPHABETS, rng.randint(1, 3)))
         pieces = ["".join(rng.choices(letters, k=rng.randint(1, 60))) for _ in range(rng.randint(2, 40))]
-        apart = sum(tokenizer._counter()(pieces, "o200k_base", 1))
+        apart = sum(tokenizer._counter("o200k_base")(pieces, "o200k_base", 1))
         together = count("".join(pieces))
         worst = max(worst, (together - apart) / len(pieces))
         assert together <= tokenizer_bound(apart + 4 * len(pieces)), f"seed {seed}: {pieces!r}"
     assert worst <= 1, f"seed {seed}: {worst} more tokens at a seam"
+
+
+async def test_calls_that_come_while_the_vocabulary_is_loaded_do_not_load_it_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A load keeps Python's global lock: one for each of many threads had stood still for seconds."""
+    package = pytest.importorskip(tokenizer.PACKAGE)
+    loads, make = [], package._Tokenizer
+
+    def counted(*args: Any) -> Any:
+        loads.append(args)
+        return make(*args)
+
+    monkeypatch.setattr(package, "_CACHE", {})
+    monkeypatch.setattr(package, "_Tokenizer", counted)
+    monkeypatch.setattr(tokenizer, "_LOADED", set())
+    found = InputText(("hello world",), 0)
+    assert await asyncio.gather(*(tokens_of(found, "o200k_base") for _ in range(16))) == [2] * 16
+    assert len(loads) == 1

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import importlib.util
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -22,6 +23,9 @@ _ENCODINGS = (
     ("cl100k_base", re.compile(r"(?:gpt-4|gpt-3\.5-turbo|gpt-35-turbo)(?:-.*)?|text-embedding-3-(?:small|large)")),
 )
 _PUBLISHER = "openai"
+
+_LOADING = threading.Lock()
+_LOADED: set[str] = set()
 
 _Count = Callable[[Sequence[str], str, int], list[int]]
 
@@ -51,12 +55,18 @@ async def tokens_of(found: InputText, encoding: str) -> int | None:
 
 def _tokens_of(found: InputText, encoding: str) -> int | None:
     try:
-        return sum(_counter()(found.texts, encoding, 1)) + found.frame_tokens
+        return sum(_counter(encoding)(found.texts, encoding, 1)) + found.frame_tokens
     except UnicodeEncodeError:
         # Half a character, which JSON can spell and UTF-8 cannot; what a server makes of it is its own affair.
         return None
 
 
-def _counter() -> _Count:
-    # Loading the vocabulary takes 0.4 s and 60 MB, so it is left until somebody is near a cap.
-    return cast(_Count, importlib.import_module(PACKAGE).batch_count)
+def _counter(encoding: str) -> _Count:
+    # Loading the vocabulary takes 0.4 s and 60 MB, so it is left until somebody is near a cap; then by one thread, for
+    # it keeps Python's global lock, and every thread that comes meanwhile would load it once more.
+    with _LOADING:
+        counter = cast(_Count, importlib.import_module(PACKAGE).batch_count)
+        if encoding not in _LOADED:
+            counter(("",), encoding, 1)
+            _LOADED.add(encoding)
+    return counter
