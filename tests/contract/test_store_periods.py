@@ -216,6 +216,21 @@ async def test_a_claim_is_seen_by_every_process_until_it_is_old(make: Callable[[
     await other.close()
 
 
+async def test_who_is_refused_for_good_keeps_no_other_process_waiting(make: Callable[[], Store], clock: Hands) -> None:
+    one, other = make(), make()
+    await one.start()
+    await other.start()
+    await opened(one, "day")
+    for name in ("c1", "c2"):
+        assert isinstance(await ask(one, name), Granted)
+    assert isinstance(await ask(one, "old", in_line=True), Denied)
+    assert isinstance(await ask(one, "old"), Denied)
+    await settle(one, "c1", 0)
+    assert isinstance(await other.submit(Authorize("young", other.worker, PATH, ASK, "m1", "up")), Granted)
+    await one.close()
+    await other.close()
+
+
 async def test_a_claim_that_is_renewed_keeps_its_place(store: Store, clock: Hands) -> None:
     await opened(store, "day")
     for name in ("c1", "c2"):

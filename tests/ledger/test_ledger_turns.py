@@ -28,6 +28,8 @@ SMALL = an_ask(bounded=True)
 """Holds 3,000 nanodollars."""
 LARGE = an_ask(4_000, bounded=True)
 """Holds 9,000 nanodollars."""
+WHOLE = an_ask(1_000, fixed=7_500, bounded=True)
+"""Holds more than 7,500 nanodollars, however few tokens it is granted."""
 
 
 def a_store() -> MemoryStore:
@@ -56,6 +58,20 @@ def test_a_younger_call_does_not_pass_the_one_that_waits() -> None:
     assert denied(store.do(waiting("small", SMALL, "w2"))).reason is Reason.HELD
     assert isinstance(store.do(waiting("large")), Granted)
     assert store.books.claims[USD] == [claim for claim in store.books.claims[USD] if claim.call_id == "small"]
+
+
+def test_a_call_that_was_refused_for_good_keeps_nobody_waiting() -> None:
+    store = a_store()
+    store.do(waiting("large", WHOLE))
+    assert denied(store.do(authorize("small", SMALL, worker="w2"))).reason is Reason.HELD
+    assert denied(store.do(replace(waiting("large", WHOLE), is_in_line=False, is_last_try=True))).reason is Reason.HELD
+    assert isinstance(store.do(authorize("small", SMALL, worker="w2")), Granted)
+    # Nor one for which too little is left, since what was held is spent now.
+    store = a_store()
+    store.do(waiting("large", WHOLE))
+    store.do(Settle("c0", "w1", Amounts(3_000, 1, 1_100), Basis.METERED, PATH, Amounts(3_000, 1, 1_100)))
+    assert denied(store.do(waiting("large", WHOLE))).reason is Reason.EXHAUSTED
+    assert isinstance(store.do(authorize("small", SMALL, worker="w2")), Granted)
 
 
 def test_a_claim_that_nobody_renews_is_no_claim() -> None:

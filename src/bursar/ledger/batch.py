@@ -14,7 +14,6 @@ from bursar.ledger.account import (
     Changed,
     Denied,
     Expire,
-    Granted,
     OpenScope,
     Operation,
     Reason,
@@ -245,8 +244,7 @@ def _apply_claims(books: Books, plan: Plan, changes: Changes) -> None:
         others = [other for other in books.claims.get(claim.account, ()) if other.call_id != claim.call_id]
         books.claims[claim.account] = [*others, claim]
         changes.claims[claim.account, claim.call_id] = claim
-    if isinstance(plan.answer, Granted):
-        call_id = plan.answer.call_id
+    if call_id := plan.waits_no_more:
         for account, claims in books.claims.items():
             if any(claim.call_id == call_id for claim in claims):
                 books.claims[account] = [claim for claim in claims if claim.call_id != call_id]

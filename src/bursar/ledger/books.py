@@ -289,6 +289,8 @@ class Plan:
     """Scopes that count a refused call."""
     claims: tuple[Claim, ...] = ()
     """To be left or renewed."""
+    waits_no_more: str = ""
+    """The call that has its answer, granted or refused for good: its claims keep nobody waiting any more."""
 
 
 @lru_cache(maxsize=4096)

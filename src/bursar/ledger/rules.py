@@ -248,6 +248,7 @@ def _grant(path: list[Balance], op: Authorize, output_tokens: int, now: Instant)
         moves=[(balance, take[balance.unit], 0, 0) for balance in path],
         holds=(hold,),
         lines=(Line(now, "authorize", op.call_id, op.worker, *take, accounts, detail),),
+        waits_no_more=op.call_id,
     )
 
 
@@ -291,7 +292,8 @@ def _refuse(op: Authorize, denied: Denied) -> Plan:
     """Give the refusal, counted on the runs of the path; one that only has to wait is not counted."""
     if denied.reason is Reason.HELD and not op.is_last_try:
         return Plan(denied)
-    return Plan(denied, refused=tuple(scope for scope in dict.fromkeys(op.scopes) if scope.startswith(RUN_PREFIX)))
+    runs = tuple(scope for scope in dict.fromkeys(op.scopes) if scope.startswith(RUN_PREFIX))
+    return Plan(denied, refused=runs, waits_no_more=op.call_id)
 
 
 def _denied(balance: Balance, reason: Reason, asked: int) -> Denied:
